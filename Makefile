@@ -1,0 +1,37 @@
+# make repro   the whole pipeline with the profile of params.yaml
+# make test    the tests, the linters, the type check and the layer check
+# Each builds the environment that it needs, once, in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: repro test environment lock
+
+repro: environment
+	dvc repro
+
+test: environment
+	ruff format --check .
+	ruff check .
+	lint-imports
+	pyright
+	pytest
+
+environment: .venv/.complete
+
+# Everything is named and hashed in the lock, so nothing is resolved at install time.
+.venv/.complete: requirements/lock.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# After a change of dependencies in pyproject.toml (needs uv).
+lock:
+	uv pip compile pyproject.toml --group dev --override requirements/overrides.txt --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --output-file requirements/lock.txt

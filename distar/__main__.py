@@ -1,0 +1,95 @@
+"""The command line: `distar STAGE`, `distar sample`, `distar tiny`. Heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from distar.errors import DistarError
+
+STAGES = {
+    "prompts": "clean the prompt sources; check that training and evaluation share none",
+    "reference": "fetch the reference model and the initial one-step generator, checked by sha256",
+    "rewards": "fetch the reward models, checked by sha256",
+    "train": "align the generator with Diff-Instruct*; resumes from its last checkpoint",
+    "evaluate": "compare reference, initial and trained generator; write metrics and report",
+    "package": "write the release folder that plain diffusers loads",
+    "publish": "put the release into its store",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the process's exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except DistarError as error:
+        print(f"distar {options.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distar",
+        description="Diff-Instruct*: align one-step text-to-image generators with human preference.",
+        epilog="The stages read params.yaml and are usually run by `dvc repro`, which knows what is out of date.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for stage, summary in STAGES.items():
+        command = commands.add_parser(stage, help=summary, description=f"Stage {stage}: {summary}.")
+        command.set_defaults(run=_run_stage)
+
+    sample = commands.add_parser(
+        "sample",
+        help="draw pictures with the trained generator in one step",
+        description="Draw pictures of a prompt with the trained generator, in one step each.",
+        epilog='Example: distar sample "a red star on a white background" --out star.png --num-images 4 --compare',
+    )
+    sample.add_argument("prompt", help="what to draw")
+    sample.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
+    sample.add_argument("--num-images", type=_positive, default=1, metavar="N", help="how many, side by side (1)")
+    sample.add_argument("--seed", type=int, default=0, help="the noise to draw from (0)")
+    sample.add_argument(
+        "--compare", action="store_true", help="below them, the same noise drawn by the reference in many steps"
+    )
+    sample.set_defaults(run=_run_sample)
+
+    tiny = commands.add_parser(
+        "tiny",
+        help="the embedded world: build its models afresh",
+        description="Build the models of the tiny world from models/tiny/recipe.yaml; resumes where it was stopped.",
+    )
+    tiny.add_argument("action", choices=["build"], help="build: train every model that is not there yet")
+    tiny.add_argument("--only", metavar="STEP", help="run one step of the recipe again")
+    tiny.set_defaults(run=_run_tiny)
+    return parser
+
+
+def _run_stage(options: argparse.Namespace) -> None:
+    import_module(f"distar.stages.{options.command}").run()
+
+
+def _run_sample(options: argparse.Namespace) -> None:
+    from distar.sample import sample
+
+    sample(options.prompt, options.out, options.num_images, options.seed, options.compare)
+
+
+def _run_tiny(options: argparse.Namespace) -> None:
+    from distar.tiny.recipe import build
+
+    build(options.only)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

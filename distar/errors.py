@@ -1,0 +1,45 @@
+"""What can go wrong, as one tree; every message says what was got, what was expected, what to do.
+
+    DistarError
+    ├── ParameterError      params.yaml or a profile is wrong
+    ├── PromptError         a prompt source is unusable
+    ├── ModelFileError      fetched weights are missing, truncated or not the pinned ones
+    ├── WorkDirectoryError  a training directory is in use or belongs to other parameters
+    ├── TrainingError       training went wrong and was stopped
+    ├── ReleaseError        a release is incomplete or its store refuses it
+    └── StorageError        the disk is full or cannot be written
+"""
+
+from __future__ import annotations
+
+
+class DistarError(Exception):
+    """Base of all errors that a user can do something about."""
+
+
+class ParameterError(DistarError):
+    """A parameter is missing, misspelt, of the wrong type or out of range."""
+
+
+class PromptError(DistarError):
+    """A prompt source cannot be read or holds nothing usable."""
+
+
+class ModelFileError(DistarError):
+    """A model file is missing, unreadable or differs from its pinned sha256."""
+
+
+class WorkDirectoryError(DistarError):
+    """A training work directory is locked by another process or holds another run."""
+
+
+class TrainingError(DistarError):
+    """Training produced something that no further step could mend."""
+
+
+class ReleaseError(DistarError):
+    """A release is incomplete, or differs from what its store already holds."""
+
+
+class StorageError(DistarError):
+    """The disk is full, or a path cannot be written."""

@@ -1,0 +1,141 @@
+"""The report: one self-contained page and one picture, the same bytes whenever the same run is reported."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_THUMBNAIL = 128
+_SYSTEM_COLOURS = {"reference": "#7d8597", "initial": "#d4a017", "generator": "#1f7a5c"}
+
+
+@dataclass(frozen=True)
+class SystemPictures:
+    """What one system drew of the report's prompts."""
+
+    key: str
+    title: str
+    images: UInt8[Tensor, "n 3 h w"]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What the run was made of: every parameter, and the sha256 of every input."""
+
+    parameters: dict[str, object]
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows."""
+
+    profile: str
+    notice: str
+    prompts: list[str]
+    pictures: list[SystemPictures]
+    metrics: dict
+    compare_by: str
+    updates_path: Path
+    probes_path: Path
+    lineage: Lineage
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Write the report as one HTML file that loads nothing from elsewhere."""
+    environment = Environment(
+        loader=PackageLoader("distar.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.jinja").render(
+        report=report,
+        rows=list(
+            zip(
+                report.prompts,
+                *[[_data_uri(_to_pil(image)) for image in system.images] for system in report.pictures],
+                strict=True,
+            )
+        ),
+        table=_metrics_table(report),
+        win_rate=report.metrics["win_rate"],
+        curves=_curves(report),
+        parameters=json.dumps(report.lineage.parameters, indent=2, ensure_ascii=False),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def write_grid(report: Report, path: Path) -> None:
+    """Write the samples as one picture: a column for each prompt, a row for each system."""
+    side, label, caption = _THUMBNAIL, 22, 34
+    font = ImageFont.load_default(13)
+    grid = Image.new("RGB", (len(report.prompts) * side, caption + len(report.pictures) * (side + label)), "white")
+    draw = ImageDraw.Draw(grid)
+    for column, prompt in enumerate(report.prompts):
+        draw.multiline_text((column * side + 4, 2), _wrap(prompt, 20), fill="black", font=ImageFont.load_default(11))
+    for row, system in enumerate(report.pictures):
+        top = caption + row * (side + label)
+        draw.text((4, top + 3), system.title, fill=_SYSTEM_COLOURS[system.key], font=font)
+        for column, image in enumerate(system.images):
+            grid.paste(_to_pil(image).resize((side, side), Image.Resampling.LANCZOS), (column * side, top + label))
+    grid.save(path)
+
+
+def _metrics_table(report: Report) -> dict[str, list[str]]:
+    """Lay the metrics out: a line for each figure, a cell for each system."""
+    systems = [report.metrics[system.key] for system in report.pictures]
+    lines: dict[str, list[str]] = {}
+    for name in systems[0]["rewards"]:
+        cells = [f"{s['rewards'][name]['mean']:.3f} ± {s['rewards'][name]['sem']:.3f}" for s in systems]
+        lines[f"reward: {name}"] = cells
+    for name in (key for key in systems[0] if key != "rewards"):
+        lines[name.replace("_", " ")] = [f"{s[name]:.3f}" if s[name] >= 0.01 else f"{s[name]:.2e}" for s in systems]
+    return lines
+
+
+def _curves(report: Report) -> str:
+    """Plot the rewards, diversity and saturation that the probes saw, as inline SVG."""
+    with report.probes_path.open() as file:
+        rows = list(csv.DictReader(file))
+    iterations = [int(row["iteration"]) for row in rows]
+    names = [name for name in rows[0] if name.startswith("reward_") and not name.endswith("_std")]
+    names += ["diversity", "saturation"]
+    with matplotlib.rc_context({"svg.hashsalt": "distar", "font.size": 9, "axes.spines.top": False}):
+        figure = Figure(figsize=(3.1 * len(names), 2.5), layout="constrained")
+        for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+            axes.plot(iterations, [float(row[name]) for row in rows], color=_SYSTEM_COLOURS["generator"])
+            axes.set_title(name.replace("_", " "))
+            axes.set_xlabel("iteration")
+            axes.spines["right"].set_visible(False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
+
+
+def _to_pil(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _wrap(text: str, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width and lines[-1]:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)

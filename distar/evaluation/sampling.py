@@ -1,0 +1,62 @@
+"""Draw the evaluation's pictures: the same prompts and noise for every system that is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from distar.diffusion.families import Family
+from distar.diffusion.generator import OneStepGenerator
+from distar.diffusion.prompt import PromptEmbedding
+from distar.diffusion.reference import Reference, sample_ddim
+from distar.progress import track
+from distar.seeding import generator as draws
+
+Draw = Callable[[Tensor, PromptEmbedding], Tensor]
+"""A system under evaluation: (noise, prompts) -> latents x0."""
+
+
+def one_step(generator: OneStepGenerator) -> Draw:
+    """Draw with a one-step generator."""
+    return generator.eval()
+
+
+def many_steps(reference: Reference, num_steps: int, guidance_scale: float) -> Draw:
+    """Draw with the guided reference."""
+    return lambda noise, prompt: sample_ddim(reference, noise, prompt, num_steps, guidance_scale)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Pictures to draw: a prompt and a noise seed each."""
+
+    prompts: tuple[str, ...]
+    noise: Float[Tensor, "n c h w"]
+
+    @classmethod
+    def make(
+        cls, prompts: Sequence[str], images_per_prompt: int, latent_shape: tuple[int, int, int], seed: int, purpose: str
+    ) -> Requests:
+        """Ask for `images_per_prompt` pictures of each prompt, those of one prompt side by side."""
+        repeated = tuple(prompt for prompt in prompts for _ in range(images_per_prompt))
+        return cls(repeated, torch.randn(len(repeated), *latent_shape, generator=draws(seed, purpose)))
+
+
+@torch.no_grad()
+def draw_images(
+    name: str, draw: Draw, family: Family, requests: Requests, batch_size: int
+) -> UInt8[Tensor, "n 3 height width"]:
+    """Draw the requested pictures in batches; 8-bit, as they would be saved."""
+    pictures = []
+    with track(f"draw with {name}", len(requests.prompts)) as progress:
+        for start in range(0, len(requests.prompts), batch_size):
+            part = slice(start, start + batch_size)
+            embedding = family.encode_prompts(requests.prompts[part])
+            images = family.decode(draw(requests.noise[part].to(family.device), embedding))
+            pictures.append((images * 255).round().to(torch.uint8).cpu())
+            progress.advance(len(images))
+    return torch.cat(pictures)

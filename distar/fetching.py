@@ -1,0 +1,124 @@
+"""Fetch model folders from where they live and check every file against its pinned sha256.
+
+A source is `file://folder` (relative to the project) or `hf://owner/name@revision[/subfolder]`. The pins stand
+in a lock file beside the profile, `profiles/NAME.lock.json`:
+
+    {"SOURCE": {"path/in/folder": {"sha256": "…", "bytes": 123}, …}, …}
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from distar.errors import ModelFileError, StorageError
+from distar.progress import track
+
+Pins = dict[str, dict[str, dict[str, str | int]]]
+
+_HUB_SOURCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)@(?P<revision>[0-9a-f]{40})(?:/(?P<subfolder>.+))?")
+
+
+def read_pins(path: Path) -> Pins:
+    """Read a profile's lock file.
+
+    Raises:
+        ModelFileError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFileError(f"the lock file {path} does not exist; it pins the sha256 of every model file") from None
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"the lock file {path} is not JSON ({error}); restore it from git") from error
+
+
+def fetch(source: str, pins: Pins, folder: Path) -> None:
+    """Fetch a model folder: every pinned file, checked, and nothing else; the folder appears whole or not at all.
+
+    Raises:
+        ModelFileError: the source is unknown or unpinned, or a file is missing, truncated or altered.
+        StorageError: the disk is full.
+    """
+    if source not in pins:
+        raise ModelFileError(f"{source} is not pinned; the lock file has {', '.join(pins) or 'nothing'}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with track(f"fetch {source}", sum(int(pin["bytes"]) for pin in pins[source].values())) as progress:
+            for name, pin in pins[source].items():
+                target = partial / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(source, name, target)
+                check_file(target, pin, shown_as=f"{source}/{name}")
+                progress.advance(int(pin["bytes"]), note=name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.chmod(0o755)
+        os.replace(partial, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"no space left to fetch {source} into {folder}; free some and run again") from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_file(path: Path, pin: dict[str, str | int], shown_as: str) -> None:
+    """Compare a file's size and sha256 with its pin.
+
+    Raises:
+        ModelFileError: naming the file, what was expected and what was got.
+    """
+    size, expected_size = path.stat().st_size, pin["bytes"]
+    if size != expected_size:
+        raise ModelFileError(
+            f"{shown_as}: expected {expected_size} bytes, got {size}: the file is "
+            f"{'truncated' if size < int(expected_size) else 'not the pinned one'}; restore or fetch it again"
+        )
+    got = sha256_of(path)
+    if got != pin["sha256"]:
+        raise ModelFileError(
+            f"{shown_as}: expected sha256 {pin['sha256']}, got {got}; restore the file, or pin the new one "
+            "in the profile's lock file if the change is meant"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pin_folder(folder: Path) -> dict[str, dict[str, str | int]]:
+    """Pin every file of a folder, in a fixed order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files
+    }
+
+
+def _copy(source: str, name: str, target: Path) -> None:
+    if source.startswith("file://"):
+        origin = Path(source.removeprefix("file://")) / name
+        if not origin.is_file():
+            raise ModelFileError(f"{source}/{name} is pinned, but the file does not exist; restore it (git checkout)")
+        shutil.copyfile(origin, target)
+        return
+    match = _HUB_SOURCE.fullmatch(source)
+    if match is None:
+        raise ModelFileError(
+            f"the source {source!r} is not understood; expected file://folder or hf://owner/name@REVISION[/subfolder], "
+            "REVISION being 40 hexadecimal digits"
+        )
+    from huggingface_hub import hf_hub_download
+
+    subfolder = f"{match['subfolder']}/" if match["subfolder"] else ""
+    cached = hf_hub_download(match["repo"], f"{subfolder}{name}", revision=match["revision"])
+    shutil.copyfile(cached, target)

@@ -1,0 +1,35 @@
+"""Load what earlier stages fetched: the reference family, the generators and the rewards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from distar import paths
+from distar.diffusion.families import Family
+from distar.diffusion.generator import OneStepGenerator
+from distar.params import Params
+from distar.rewards.reward import Reward
+
+
+def load_family(params: Params, device: torch.device) -> Family:
+    """Load the reference's components."""
+    return params.profile.reference.build(paths.REFERENCE).to(device)
+
+
+def load_initial_generator(params: Params, family: Family) -> OneStepGenerator:
+    """Load the generator that training starts from."""
+    from_reference = params.profile.initial_generator.source == "reference"
+    return load_generator(params, family, None if from_reference else paths.INITIAL_GENERATOR)
+
+
+def load_generator(params: Params, family: Family, weights_dir: Path | None) -> OneStepGenerator:
+    """Load a one-step generator's weights, or start one from the reference."""
+    generator = params.profile.train.generator
+    return family.generator(generator.timestep, generator.noise_scale, weights_dir)
+
+
+def load_rewards(params: Params, device: torch.device) -> dict[str, Reward]:
+    """Load every reward of the profile."""
+    return {name: reward.build(paths.REWARDS / name).to(device) for name, reward in params.profile.rewards.items()}

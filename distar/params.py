@@ -1,0 +1,183 @@
+"""The root of all parameters: `params.yaml` and the profile that it names, read strictly.
+
+No parameter that changes results has a default in Python: DVC sees files, not defaults.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from distar.diffusion.families import ReferenceParams
+from distar.errors import ParameterError
+from distar.prompts import PromptParams
+from distar.rewards import RewardParams
+from distar.training.loop import TrainParams
+
+PARAMS_PATH = Path("params.yaml")
+PROFILES_DIR = Path("profiles")
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class InitialGeneratorParams(_Strict):
+    """Where the generator starts: a one-step checkpoint's network, or the reference itself (`source: reference`)."""
+
+    source: str
+
+
+class RuntimeParams(_Strict):
+    """What the machine is told; part of the parameters because it changes results in the last bits."""
+
+    num_threads: int = Field(gt=0)
+    deterministic: bool
+    flush_denormal: bool
+
+
+class ReferenceSamplingParams(_Strict):
+    """How the reference draws the pictures that the generator is compared with."""
+
+    num_steps: int = Field(gt=0)
+    guidance_scale: float
+
+
+class DiversityParams(_Strict):
+    """Per-prompt diversity: prompts, pictures of each, and the reward whose features measure distance."""
+
+    num_prompts: int = Field(gt=0)
+    num_images_per_prompt: int = Field(gt=1)
+    features: str
+
+
+class EvaluateParams(_Strict):
+    """What is measured after training, on prompts that training never saw."""
+
+    batch_size: int = Field(gt=0)
+    rewards: list[str] = Field(min_length=1)
+    compare_by: str
+    judge: str | None
+    reference: ReferenceSamplingParams
+    diversity: DiversityParams
+    num_grid_prompts: int = Field(gt=0)
+
+
+class PackageParams(_Strict):
+    """What the release is called and may be used for."""
+
+    name: str
+    licence: str
+    notice: str
+
+
+class Profile(_Strict):
+    """Everything that belongs to one reference model; a file of `profiles/`."""
+
+    runtime: RuntimeParams
+    prompts: PromptParams
+    reference: ReferenceParams
+    initial_generator: InitialGeneratorParams
+    rewards: dict[str, RewardParams]
+    train: TrainParams
+    evaluate: EvaluateParams
+    package: PackageParams
+
+    @model_validator(mode="after")
+    def _rewards_exist(self) -> Profile:
+        named = {
+            "train.rewards": [*self.train.rewards],
+            "train.held_out_rewards": self.train.held_out_rewards,
+            "evaluate.rewards": [*self.evaluate.rewards, self.evaluate.compare_by, self.evaluate.diversity.features],
+            "evaluate.judge": [self.evaluate.judge] if self.evaluate.judge else [],
+        }
+        for field, names in named.items():
+            for name in names:
+                if name not in self.rewards:
+                    raise ValueError(f"{field} names {name!r}; `rewards` has {', '.join(self.rewards)}")
+        return self
+
+
+class PublishParams(_Strict):
+    """Where releases go: `file://folder` (relative to the project) or `s3://bucket/prefix`."""
+
+    url: str
+
+
+class RootParams(_Strict):
+    """`params.yaml`: what every profile shares."""
+
+    profile: str
+    seed: int = Field(ge=0)
+    publish: PublishParams
+
+
+class Params(_Strict):
+    """`params.yaml` together with the profile that it names."""
+
+    root: RootParams
+    profile: Profile
+
+    @property
+    def seed(self) -> int:
+        """The seed from which every random number of the pipeline derives."""
+        return self.root.seed
+
+
+def load_params(root: Path = Path()) -> Params:
+    """Read `params.yaml` and its profile from a project folder.
+
+    Raises:
+        ParameterError: a file is missing or not YAML, or a field is missing, misspelt, of the wrong type or
+            out of range; the message names the file and the field.
+    """
+    path = root / PARAMS_PATH
+    shared = read_strict(path, RootParams)
+    available = sorted(p.stem for p in (root / PROFILES_DIR).glob("*.yaml"))
+    if shared.profile not in available:
+        raise ParameterError(
+            f"{path}: profile: there is no profile {shared.profile!r}; {PROFILES_DIR}/ has {', '.join(available)}"
+        )
+    return Params(root=shared, profile=read_strict(root / PROFILES_DIR / f"{shared.profile}.yaml", Profile))
+
+
+def lock_path(profile: str) -> Path:
+    """Return where a profile's model files are pinned."""
+    return PROFILES_DIR / f"{profile}.lock.json"
+
+
+def read_strict(path: Path, model: type[ModelT]) -> ModelT:
+    """Read a YAML file (1.2, so that 1e-5 is a number) into a strict model.
+
+    Raises:
+        ParameterError: as `load_params`.
+    """
+    try:
+        data: Any = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParameterError(f"{path} does not exist; run from the project's top folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not readable YAML: {error}") from error
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ParameterError("\n".join(_explain(path, problem, model) for problem in error.errors())) from None
+
+
+def _explain(path: Path, problem: Any, model: type[BaseModel]) -> str:
+    field = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{path}: {field}: there is no such parameter; check its spelling, or remove it"
+        case "missing":
+            return f"{path}: {field}: this parameter is missing; add it (nothing has a hidden default)"
+        case _:
+            message = re.sub("^Value error, ", "", problem["msg"])
+            return f"{path}: {field}: got {problem['input']!r}: {message}" if field else f"{path}: {message}"

@@ -1,0 +1,27 @@
+"""Where each stage writes: the one place that names the pipeline's folders, beside dvc.yaml itself."""
+
+from pathlib import Path
+
+OUTPUTS = Path("outputs")
+
+TRAIN_PROMPTS = OUTPUTS / "prompts" / "train.parquet"
+EVALUATION_PROMPTS = OUTPUTS / "prompts" / "evaluation.parquet"
+PROMPTS_CARD = OUTPUTS / "prompts" / "card.json"
+
+REFERENCE = OUTPUTS / "reference" / "pipeline"
+INITIAL_GENERATOR = OUTPUTS / "reference" / "initial_generator"
+REWARDS = OUTPUTS / "rewards"
+
+GENERATOR = OUTPUTS / "generator"
+GENERATOR_WEIGHTS = GENERATOR / "weights"
+UPDATES_LOG = GENERATOR / "updates.csv"
+PROBES_LOG = GENERATOR / "probes.csv"
+
+METRICS = Path("metrics.json")
+REPORTS = Path("reports")
+REPORT_PAGE = REPORTS / "index.html"
+SAMPLE_GRID = REPORTS / "samples.png"
+SCORES = REPORTS / "scores.csv"
+
+RELEASE = OUTPUTS / "release"
+RECEIPT = OUTPUTS / "receipt.json"

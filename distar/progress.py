@@ -1,0 +1,68 @@
+"""Progress of long work: bars with rate and remaining time on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+console = Console(stderr=True)
+
+
+class Tracker:
+    """Counts what is done of one piece of work; made by `track`."""
+
+    def __init__(self, description: str, total: int, completed: int, bar: Progress | None) -> None:
+        self._description = description
+        self._total = total
+        self._bar = bar
+        self._task = bar.add_task(description, total=total, completed=completed, note="") if bar else None
+        self._completed = self._first = completed
+        self._start = self._last_line = time.monotonic()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Count `amount` more as done, with a note such as the current reward."""
+        self._completed += amount
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._completed, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES or self._completed >= self._total:
+            self._last_line = now
+            rate = (self._completed - self._first) / max(now - self._start, 1e-9)
+            remaining = (self._total - self._completed) / max(rate, 1e-9)
+            print(
+                f"{self._description}: {self._completed}/{self._total}, {rate:.2f}/s, {remaining:.0f} s left  {note}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+@contextmanager
+def track(description: str, total: int, completed: int = 0) -> Iterator[Tracker]:
+    """Show the progress of `total` units of work, of which `completed` were done before."""
+    if not console.is_terminal:
+        yield Tracker(description, total, completed, bar=None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield Tracker(description, total, completed, bar)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("-/s" if task.speed is None else f"{task.speed:.2f}/s", style="cyan")

@@ -1,0 +1,14 @@
+"""What people prefer, as functions of pictures and prompts: one file a reward.
+
+To add one: a file here with its parameters and their `build`, and its class in the union below.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from distar.rewards.attributes import Attributes
+from distar.rewards.clip_score import CLIPScore
+from distar.rewards.pickscore import PickScore
+
+RewardParams = Annotated[Attributes | CLIPScore | PickScore, Field(discriminator="kind")]

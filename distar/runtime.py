@@ -1,0 +1,19 @@
+"""What torch is told before it computes: threads, determinism, denormals."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+
+from distar.params import RuntimeParams
+
+
+def prepare_torch(params: RuntimeParams, precision: str = "no") -> Accelerator:
+    """Apply the runtime parameters to this process and return the accelerator that places things."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
+    torch.set_num_threads(params.num_threads)
+    torch.use_deterministic_algorithms(params.deterministic)
+    torch.set_flush_denormal(params.flush_denormal)
+    return Accelerator(mixed_precision=precision)

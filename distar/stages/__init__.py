@@ -1,0 +1,1 @@
+"""One file a stage: read the parameters, call the library, write the outputs and the record."""

@@ -1,0 +1,32 @@
+"""Stage `publish`: put the packaged release into its store and write a receipt."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from rich.console import Console
+
+from distar import paths
+from distar.lineage.record import recorded
+from distar.params import load_params
+from distar.release.storage import open_store
+
+
+def run() -> None:
+    """Publish, point `latest` at the release, and say where to look."""
+    url = load_params().root.publish.url
+    with recorded("publish") as record:
+        store = open_store(url)
+        release_id, outcome = store.publish(paths.RELEASE)
+        store.point("latest", release_id)
+        record["outcome"] = outcome
+        partial = paths.RECEIPT.with_name(f".{paths.RECEIPT.name}.partial")
+        partial.write_text(json.dumps({"release": release_id, "url": url}, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, paths.RECEIPT)
+    Console().print(
+        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {url} ({outcome}).\n"
+        f"  report    {paths.REPORT_PAGE}\n  metrics   {paths.METRICS}\n  pictures  {paths.SAMPLE_GRID}\n"
+        f"  pipeline  {paths.RELEASE}\n",
+        highlight=False,
+    )

@@ -1,0 +1,42 @@
+"""The simulated annotator: whose pairwise choices the tiny preference reward is trained on.
+
+Not a person. It prefers, in this order of weight: the caption's attributes, a clean picture, vivid colour,
+a centred subject, a good size.
+"""
+
+from __future__ import annotations
+
+import math
+
+from distar.tiny.world import Scene, Subject
+
+GOOD_SIZE = 0.31
+_SHAPE, _COLOUR, _BACKGROUND = 3.0, 2.5, 2.0
+_CLEAN, _VIVID, _CENTRED, _SIZE = 2.5, 2.0, 1.5, 1.5
+_MAX_OFFSET = 0.31 * math.sqrt(2)
+_INDECISION = 0.6
+
+
+def utility(wanted: Subject, scene: Scene, corruption: float) -> float:
+    """Tell how much the annotator likes a scene for a caption.
+
+    `corruption` is the noise that was added to the picture's latents, in units of their standard
+    deviation: 0 is clean.
+    """
+    shown = scene.subject
+    off_centre = math.hypot(scene.x, scene.y) / _MAX_OFFSET
+    off_size = abs(scene.size - GOOD_SIZE) / 0.15
+    return (
+        _SHAPE * (shown.shape == wanted.shape)
+        + _COLOUR * (shown.colour == wanted.colour)
+        + _BACKGROUND * (shown.background == wanted.background)
+        - _CLEAN * corruption
+        + _VIVID * scene.vividness
+        - _CENTRED * off_centre
+        - _SIZE * off_size
+    )
+
+
+def preference_probability(utility_a: float, utility_b: float) -> float:
+    """Tell how likely the annotator is to choose the first of two pictures (Bradley-Terry)."""
+    return 1 / (1 + math.exp(-(utility_a - utility_b) / _INDECISION))

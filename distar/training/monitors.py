@@ -1,0 +1,152 @@
+"""What is watched during training, and when it is stopped: each failure mode has its figure here.
+
+Training figures come from the updates themselves; probe figures from pictures of the averaged generator
+on prompts and noise that stay the same for the whole run, against the reference's own pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from distar.errors import TrainingError
+from distar.evaluation.metrics import pairwise_distance, picture_statistics
+from distar.rewards.reward import Reward
+
+NUM_TIMESTEP_BINS = 4
+
+
+class MonitorParams(BaseModel):
+    """When to look, and when to stop.
+
+    A run stops if the probe's latents exceed `max_latent_rms_ratio` × the reference's root mean square, or if
+    a trained reward exceeds the reference's mean by `max_reward_excess` of its standard deviations: a linear
+    reward is unbounded, the divergence's gradient is not.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    log_every: int = Field(gt=0)
+    probe_every: int = Field(gt=0)
+    num_probe_prompts: int = Field(gt=1)
+    num_probe_reference_steps: int = Field(gt=0)
+    max_latent_rms_ratio: float = Field(gt=1)
+    max_reward_excess: float = Field(gt=0)
+
+
+class Interval:
+    """Training figures summed on the device between two log lines; read once, at the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new interval."""
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._bin_sums = torch.zeros(NUM_TIMESTEP_BINS, device=self._device)
+        self._bin_counts = torch.zeros(NUM_TIMESTEP_BINS, device=self._device)
+
+    def add(self, values: dict[str, Float[Tensor, ""]]) -> None:
+        """Take in the figures of one update."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def add_assistant_losses(
+        self, losses: Float[Tensor, " b"], timestep: Int[Tensor, " b"], num_timesteps: int
+    ) -> None:
+        """Take in the assistant's losses on fresh samples, binned by time."""
+        bins = timestep * NUM_TIMESTEP_BINS // num_timesteps
+        self._bin_sums.index_add_(0, bins, losses)
+        self._bin_counts.index_add_(0, bins, torch.ones_like(losses))
+
+    def means(self) -> dict[str, float]:
+        """Read the interval's means; this is where the host waits for the device."""
+        means = {name: (total / self._counts[name]).item() for name, total in self._sums.items()}
+        binned = (self._bin_sums / self._bin_counts).tolist()
+        means |= {f"assistant_loss_bin_{i}": value for i, value in enumerate(binned)}
+        if "reward_gradient" in means:
+            means["reward_to_divergence"] = means["reward_gradient"] / max(means["divergence_gradient"], 1e-12)
+        return means
+
+
+def check_finite(means: dict[str, float], iteration: int) -> None:
+    """Stop at the first figure that is not finite; an empty time bin is not one.
+
+    Raises:
+        TrainingError: naming the figures.
+    """
+    broken = [n for n, v in means.items() if not math.isfinite(v) and not n.startswith("assistant_loss_bin_")]
+    if broken:
+        raise TrainingError(
+            f"not finite at iteration {iteration}: {', '.join(broken)}. Nothing was saved since the last checkpoint, "
+            "which is good: lower train.generator.optimizer.learning_rate or train.reward_scale, and run again"
+        )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Fixed prompts and noise on which pictures are compared throughout a run.
+
+    `draw` makes latents from a generator; `num_images_per_prompt` consecutive pictures share a prompt.
+    """
+
+    prompts: tuple[str, ...]
+    num_images_per_prompt: int
+    decode: Callable[[Tensor], Tensor]
+    rewards: dict[str, Reward]
+    features: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def look(self, latents: Float[Tensor, "b c h w"]) -> dict[str, float]:
+        """Measure the pictures that these latents decode to."""
+        images = self.decode(latents)
+        figures = {
+            "latent_mean": latents.mean().item(),
+            "latent_std": latents.std().item(),
+            "latent_rms": latents.square().mean().sqrt().item(),
+            "diversity": pairwise_distance(self.features(images), self.num_images_per_prompt).mean().item(),
+            **{name: value.mean().item() for name, value in picture_statistics(images).items()},
+        }
+        for name, reward in self.rewards.items():
+            scores = reward(images, self.prompts)
+            figures[f"reward_{name}"] = scores.mean().item()
+            figures[f"reward_{name}_std"] = scores.std().item()
+        return figures
+
+
+def check_probe(
+    figures: dict[str, float],
+    reference: dict[str, float],
+    trained: Sequence[str],
+    params: MonitorParams,
+    iteration: int,
+) -> None:
+    """Stop a run whose latents or trained rewards have left the reference's range.
+
+    Raises:
+        TrainingError: saying which figure, its limit and what to lower.
+    """
+    ratio = figures["latent_rms"] / reference["latent_rms"]
+    if not ratio <= params.max_latent_rms_ratio:
+        raise TrainingError(
+            f"latents ran away at iteration {iteration}: their root mean square is {ratio:.3g} × the reference's, the "
+            f"limit is train.monitors.max_latent_rms_ratio = {params.max_latent_rms_ratio}; lower train.reward_scale "
+            "(an unbounded reward outgrows the divergence, whose gradient is bounded)"
+        )
+    for name in trained:
+        excess = (figures[f"reward_{name}"] - reference[f"reward_{name}"]) / max(reference[f"reward_{name}_std"], 1e-12)
+        if not excess <= params.max_reward_excess:
+            raise TrainingError(
+                f"the reward {name!r} ran away at iteration {iteration}: it is {excess:.3g} standard deviations above "
+                f"the reference's mean, the limit is train.monitors.max_reward_excess = {params.max_reward_excess}; "
+                "lower train.reward_scale: pictures that score so are hacks, not preferred pictures"
+            )

@@ -1,0 +1,191 @@
+"""The two updates of Diff-Instruct*: `assistant_step` and `generator_step`. No input or output here.
+
+Sums and means: a generator loss sums over a sample's dimensions and averages over the batch, so that
+`reward_scale` weighs one picture's reward against one picture's whole divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from distar.diffusion.assistant import Assistant
+from distar.diffusion.generator import OneStepGenerator
+from distar.diffusion.prompt import PromptEmbedding
+from distar.diffusion.reference import Reference
+from distar.divergences import Divergence
+from distar.divergences.comparison import Comparison, per_sample_dot
+
+Guidance = Literal["in", "out"]
+"""Where guidance enters: inside the reference's score ("in"), or as a reward of its own ("out")."""
+
+
+RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
+"""Decode latents and score them: (x0, prompts) -> score of each sample, differentiable in x0."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one update draws: prompts, the generator's noise z, and the diffusion noise eps at time t."""
+
+    prompts: tuple[str, ...]
+    embedding: PromptEmbedding
+    noise: Float[Tensor, "b c h w"]
+    eps: Float[Tensor, "b c h w"]
+    timestep: Int[Tensor, " b"]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def micro_batches(self, size: int) -> list[Batch]:
+        """Split into parts of at most `size` samples."""
+        bounds = [slice(i, i + size) for i in range(0, len(self), size)]
+        return [
+            Batch(self.prompts[s], self.embedding[s], self.noise[s], self.eps[s], self.timestep[s]) for s in bounds
+        ]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L(θ) = E{ −α_rew r(x0, c) + divergence + guidance reward } (arXiv 2410.20898, eq. 3.5 and 3.9)."""
+
+    divergence: Divergence
+    reward: RewardFunction | None
+    reward_scale: float
+    guidance_scale: float
+    guidance: Guidance
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Trainable(Generic[ModuleT]):
+    """A network in training: the module itself, the module as wrapped for distribution, its optimizer and clip."""
+
+    module: ModuleT
+    forward: nn.Module
+    optimizer: torch.optim.Optimizer
+    max_grad_norm: float
+
+    def update(self) -> Float[Tensor, ""]:
+        """Clip the gradients, take one optimizer step, forget the gradients; return their norm before the clip."""
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def assistant_step(
+    assistant: Trainable[Assistant], generator: Trainable[OneStepGenerator], batch: Batch, micro_batch_size: int
+) -> tuple[Float[Tensor, " b"], Float[Tensor, ""]]:
+    """Fit the assistant to the generator's samples: ‖eps_ψ(alpha x0 + sigma eps, t, c) − eps‖², x0 held constant.
+
+    Returns the samples' losses and the gradient's norm before the clip.
+    """
+    per_sample = []
+    for part in batch.micro_batches(micro_batch_size):
+        with torch.no_grad():
+            x0 = generator.module(part.noise, part.embedding)
+        losses = assistant.module.denoising_loss(x0, part.eps, part.timestep, part.embedding, assistant.forward)
+        (losses.sum() / len(batch)).backward()
+        per_sample.append(losses.detach())
+    return torch.cat(per_sample), assistant.update()
+
+
+def generator_step(
+    generator: Trainable[OneStepGenerator],
+    assistant: Trainable[Assistant],
+    reference: Reference,
+    batch: Batch,
+    objective: Objective,
+    micro_batch_size: int,
+) -> dict[str, Float[Tensor, ""]]:
+    """Move the generator down the gradient of the Diff-Instruct* loss, the assistant held constant."""
+    totals: dict[str, Tensor] = {}
+    for part in batch.micro_batches(micro_batch_size):
+        x0 = generator.forward(part.noise, part.embedding)
+        with _frozen(assistant.module):
+            x0_gradient, values = generator_loss(x0, assistant.module, reference, part, objective)
+        x0.backward(x0_gradient / len(batch))
+        for name, value in values.items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
+    return totals | {"generator_grad_norm": generator.update()}
+
+
+def generator_loss(
+    x0: Float[Tensor, "b c h w"], assistant: Assistant, reference: Reference, batch: Batch, objective: Objective
+) -> tuple[Float[Tensor, "b c h w"], dict[str, Float[Tensor, ""]]]:
+    """Compute ∂L/∂x0 of the samples' losses, and what is worth logging of them (summed over the batch).
+
+    The loss is a function of (x0, f_ψ, f_ref), and both estimates depend on x0 through x_t. Its partial
+    derivatives are taken with all three as leaves; those by f_ψ and f_ref then go back through one
+    network after the other into x_t, and from there into x0 by the factor alpha. So only one network's
+    graph is in memory at a time.
+    """
+    x0 = x0.detach()
+    alpha, sigma = assistant.schedule.alpha_sigma(batch.timestep)
+    x_t = alpha * x0 + sigma * batch.eps
+    through_scores = objective.divergence.differentiates_scores
+    inside = objective.guidance == "in"
+
+    with torch.no_grad():
+        assistant_x0 = assistant.predict_x0(x_t, batch.timestep, batch.embedding)
+    x_t_leaf = x_t.clone().requires_grad_(through_scores)
+    with torch.set_grad_enabled(through_scores):
+        if inside or objective.guidance_scale == 1.0:
+            scale = objective.guidance_scale if inside else 1.0
+            reference_x0 = reference.predict_x0(x_t_leaf, batch.timestep, batch.embedding, scale)
+            guidance_direction = torch.zeros_like(x0)
+        else:
+            reference_x0, unconditional_x0 = reference.predict_x0_pair(x_t_leaf, batch.timestep, batch.embedding)
+            guidance_direction = (objective.guidance_scale - 1) * (reference_x0 - unconditional_x0).detach()
+
+    leaves = [tensor.detach().requires_grad_() for tensor in (x0, assistant_x0, reference_x0)]
+    comparison = Comparison(leaves[0], batch.eps, alpha, sigma, assistant_x0=leaves[1], reference_x0=leaves[2])
+    divergence = objective.divergence.loss(comparison)
+    # DI*-OUT's implicit reward: α_cfg w sg[s_ref(x_t|c) − s_ref(x_t|∅)]ᵀ x_t with α_cfg = κ − 1
+    guidance = -objective.divergence.guidance_reward(comparison, guidance_direction)
+    x0_gradient, by_assistant, by_reference = torch.autograd.grad(
+        (divergence + guidance).sum(), leaves, allow_unused=True, materialize_grads=True
+    )
+    if through_scores:
+        (by_x_t,) = torch.autograd.grad(reference_x0, x_t_leaf, by_reference)
+        estimate = assistant.predict_x0(x_t_leaf, batch.timestep, batch.embedding)
+        (through_assistant,) = torch.autograd.grad(estimate, x_t_leaf, by_assistant)
+        x0_gradient = x0_gradient + alpha * (by_x_t + through_assistant)
+
+    values = {"divergence_loss": divergence.sum(), "guidance_loss": guidance.sum()}
+    values["divergence_gradient"] = _norms(x0_gradient).sum()
+    values["score_gap"] = _norms(comparison.score_difference("x0")).sum()
+    values["guidance_to_gap"] = (
+        _norms(guidance_direction) / _norms(comparison.score_difference("x0")).clamp_min(1e-12)
+    ).sum()
+    if objective.reward is not None:
+        leaf = x0.clone().requires_grad_()
+        reward = objective.reward(leaf, batch.prompts)
+        (reward_gradient,) = torch.autograd.grad(-objective.reward_scale * reward.sum(), leaf)
+        x0_gradient = x0_gradient + reward_gradient
+        values["reward"] = reward.sum()
+        values["reward_gradient"] = _norms(reward_gradient).sum()
+    return x0_gradient, {name: value.detach() for name, value in values.items()}
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Keep autograd from computing gradients of a module's parameters."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def _norms(x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    return x.detach().flatten(1).norm(dim=1)
