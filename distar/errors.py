@@ -1,13 +1,13 @@
 """What can go wrong, as one tree; every message says what was got, what was expected, what to do.
 
-    DistarError
-    ├── ParameterError      params.yaml or a profile is wrong
-    ├── PromptError         a prompt source is unusable
-    ├── ModelFileError      fetched weights are missing, truncated or not the pinned ones
-    ├── WorkDirectoryError  a training directory is in use or belongs to other parameters
-    ├── TrainingError       training went wrong and was stopped
-    ├── ReleaseError        a release is incomplete or its store refuses it
-    └── StorageError        the disk is full or cannot be written
+DistarError
+├── ParameterError      params.yaml or a profile is wrong
+├── PromptError         a prompt source is unusable
+├── ModelFileError      fetched weights are missing, truncated or not the pinned ones
+├── WorkDirectoryError  a training directory is in use or belongs to other parameters
+├── TrainingError       training went wrong and was stopped
+├── ReleaseError        a release is incomplete or its store refuses it
+└── StorageError        the disk is full or cannot be written
 """
 
 from __future__ import annotations

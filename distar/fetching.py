@@ -8,16 +8,14 @@ in a lock file beside the profile, `profiles/NAME.lock.json`:
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
-from distar.errors import ModelFileError, StorageError
+from distar.atomic import written_whole
+from distar.errors import ModelFileError
 from distar.progress import track
 
 Pins = dict[str, dict[str, dict[str, str | int]]]
@@ -48,26 +46,13 @@ def fetch(source: str, pins: Pins, folder: Path) -> None:
     """
     if source not in pins:
         raise ModelFileError(f"{source} is not pinned; the lock file has {', '.join(pins) or 'nothing'}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with track(f"fetch {source}", sum(int(pin["bytes"]) for pin in pins[source].values())) as progress:
-            for name, pin in pins[source].items():
-                target = partial / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(source, name, target)
-                check_file(target, pin, shown_as=f"{source}/{name}")
-                progress.advance(int(pin["bytes"]), note=name)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"no space left to fetch {source} into {folder}; free some and run again") from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with written_whole(folder) as partial, track(f"fetch {source}", len(pins[source])) as progress:
+        for name, pin in pins[source].items():
+            target = partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(source, name, target)
+            check_file(target, pin, shown_as=f"{source}/{name}")
+            progress.advance(note=name)
 
 
 def check_file(path: Path, pin: dict[str, str | int], shown_as: str) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 OUTPUTS = Path("outputs")
 
-TRAIN_PROMPTS = OUTPUTS / "prompts" / "train.parquet"
-EVALUATION_PROMPTS = OUTPUTS / "prompts" / "evaluation.parquet"
-PROMPTS_CARD = OUTPUTS / "prompts" / "card.json"
+PROMPTS = OUTPUTS / "prompts"
+TRAIN_PROMPTS = PROMPTS / "train.parquet"
+EVALUATION_PROMPTS = PROMPTS / "evaluation.parquet"
+PROMPTS_CARD = PROMPTS / "card.json"
 
 REFERENCE = OUTPUTS / "reference" / "pipeline"
 INITIAL_GENERATOR = OUTPUTS / "reference" / "initial_generator"

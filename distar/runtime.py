@@ -6,12 +6,16 @@ import os
 
 import torch
 from accelerate import Accelerator
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from distar.params import RuntimeParams
 
 
 def prepare_torch(params: RuntimeParams, precision: str = "no") -> Accelerator:
     """Apply the runtime parameters to this process and return the accelerator that places things."""
+    diffusers_logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
+    transformers_logging.disable_progress_bar()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
     torch.set_num_threads(params.num_threads)
     torch.use_deterministic_algorithms(params.deterministic)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,11 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from distar import paths
+from distar.atomic import written_whole
 from distar.errors import ModelFileError, StorageError
 from distar.evaluation.sampling import Requests, draw_images, many_steps, one_step
+from distar.loading import load_family, load_generator
 from distar.params import load_params
 from distar.runtime import prepare_torch
-from distar.loading import load_family, load_generator
 
 _MIN_SIDE = 256
 
@@ -48,9 +48,8 @@ def _save(rows: list[Tensor], out: Path) -> None:
     if side < _MIN_SIDE:
         factor = _MIN_SIDE // side
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
-    partial = out.with_name(f".{out.name}.partial")
     try:
-        image.save(partial, "PNG")
-        os.replace(partial, out)
+        with written_whole(out) as path:
+            image.save(path, "PNG")
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""Diffusion models: schedule, parametrisations, and the three players (reference, assistant, generator)."""

@@ -26,15 +26,14 @@ class Schedule:
 
     @property
     def num_timesteps(self) -> int:
+        """T, the number of discrete times."""
         return len(self.alphas_cumprod)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Schedule:
         """Move the schedule; returns a new one."""
         return Schedule(self.alphas_cumprod.to(device=device, dtype=dtype))
 
-    def alpha_sigma(
-        self, timestep: Int[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
+    def alpha_sigma(self, timestep: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
         """Look up (alpha_t, sigma_t), shaped to multiply latents of shape (b, c, h, w)."""
         alpha_squared = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()

@@ -86,9 +86,7 @@ class ScoreDivergence(BaseModel, abc.ABC):
         """Compute each sample's weight, a constant."""
         return self.weighting.weight(comparison.alpha, comparison.sigma)
 
-    def guidance_reward(
-        self, comparison: Comparison, direction: Float[Tensor, "b c h w"]
-    ) -> Float[Tensor, " b"]:
+    def guidance_reward(self, comparison: Comparison, direction: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Compute DI*-OUT's implicit reward w sg[direction]ᵀ x_t, the direction being given as an x0-difference."""
         return self.weight(comparison) * per_sample_dot(
             comparison.scale(self.space) * direction.detach(), comparison.sample(self.space)

@@ -1,0 +1,1 @@
+"""Evaluation: drawing pictures, measuring them, and the report."""

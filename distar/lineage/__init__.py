@@ -1,0 +1,1 @@
+"""Lineage: what is written down of each run."""

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from distar.atomic import written_whole
+
 RUNS_DIR = Path("runs")
 LOCK_PATH = Path("requirements/lock.txt")
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "dvc")
@@ -37,10 +39,8 @@ def recorded(stage: str) -> Iterator[dict[str, object]]:
         "machine": {"system": platform.platform(), "cpu": platform.machine(), "cores": os.cpu_count()},
         **extra,
     }
-    RUNS_DIR.mkdir(exist_ok=True)
-    partial = RUNS_DIR / f".{stage}.json"
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, RUNS_DIR / f"{stage}.json")
+    with written_whole(RUNS_DIR / f"{stage}.json") as path:
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _git_state() -> dict[str, object] | None:

@@ -1,0 +1,1 @@
+"""Releases: packaging a folder that plain diffusers loads, and the stores that releases are kept in."""

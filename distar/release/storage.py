@@ -9,12 +9,11 @@ A reader that starts at a manifest never sees half a release, whenever the write
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Literal
 
+from distar.atomic import written_whole
 from distar.errors import ReleaseError
 from distar.fetching import sha256_of
 from distar.progress import track
@@ -40,7 +39,9 @@ class LocalStore:
             for name, pin in files.items():
                 blob = self.root / "blobs" / "sha256" / str(pin["sha256"])
                 if blob.exists() and sha256_of(blob) != pin["sha256"]:
-                    raise ReleaseError(f"{blob} is damaged: its content does not match its name; remove it and publish again")
+                    raise ReleaseError(
+                        f"{blob} is damaged: its content does not match its name; remove it and publish again"
+                    )
                 if not blob.exists():
                     _place(folder / name, blob)
                 progress.advance(note=name)
@@ -54,11 +55,8 @@ class LocalStore:
         """Point an alias at a published release."""
         if not (self.root / "releases" / f"{release_id}.json").exists():
             raise ReleaseError(f"there is no release {release_id} in {self.root}; publish it first")
-        path = self.root / "aliases" / alias
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{alias}.partial")
-        partial.write_text(release_id + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with written_whole(self.root / "aliases" / alias) as path:
+            path.write_text(release_id + "\n", encoding="utf-8")
 
 
 def open_store(url: str) -> LocalStore:
@@ -73,11 +71,5 @@ def open_store(url: str) -> LocalStore:
 
 
 def _place(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=target.parent)
-    os.close(handle)
-    try:
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    with written_whole(target) as path:
+        shutil.copyfile(source, path)

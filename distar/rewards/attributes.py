@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +57,7 @@ class AttributeClassifier(nn.Module):
                     nn.GroupNorm(4, outer),
                     nn.SiLU(),
                 )
-                for inner, outer in zip(widths, widths[1:], strict=False)
+                for inner, outer in pairwise(widths)
             )
         )
         self.heads = nn.ModuleDict(

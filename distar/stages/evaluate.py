@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,18 +11,19 @@ import torch
 from torch import Tensor
 
 from distar import paths
+from distar.atomic import written_whole
 from distar.diffusion.families import Family
 from distar.evaluation.metrics import Estimate, WinRate, pairwise_distance, picture_statistics
 from distar.evaluation.report import Lineage, Report, SystemPictures, write_grid, write_page
 from distar.evaluation.sampling import Draw, Requests, draw_images, many_steps, one_step
 from distar.fetching import sha256_of
 from distar.lineage.record import LOCK_PATH, recorded
+from distar.loading import load_family, load_generator, load_initial_generator, load_rewards
 from distar.params import Params, load_params
 from distar.prompts import load_prompts
 from distar.rewards.clip import ClipReward
 from distar.rewards.reward import Reward
 from distar.runtime import prepare_torch
-from distar.loading import load_family, load_generator, load_initial_generator, load_rewards
 
 CANDIDATE, BASELINES = "generator", ("initial", "reference")
 
@@ -124,9 +123,6 @@ def _write(
         SystemPictures("initial", "initial generator, one step", images["initial"][spread]),
         SystemPictures(CANDIDATE, "DI* generator, one step", images[CANDIDATE][spread]),
     ]
-    partial = paths.REPORTS.with_name(f".{paths.REPORTS.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     report = Report(
         profile=params.root.profile,
         notice=params.profile.package.notice,
@@ -138,17 +134,22 @@ def _write(
         probes_path=paths.PROBES_LOG,
         lineage=_lineage(params),
     )
-    write_page(report, partial / paths.REPORT_PAGE.name)
-    write_grid(report, partial / paths.SAMPLE_GRID.name)
-    with (partial / paths.SCORES.name).open("w", newline="") as file:
+    with written_whole(paths.REPORTS) as folder:
+        folder.mkdir()
+        write_page(report, folder / paths.REPORT_PAGE.name)
+        write_grid(report, folder / paths.SAMPLE_GRID.name)
+        _write_scores(prompts, scores, folder / paths.SCORES.name)
+    with written_whole(paths.METRICS) as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_scores(prompts: Sequence[str], scores: dict[str, dict[str, Tensor]], path: Path) -> None:
+    """Write every system's score of every prompt, so that pairs can be compared later."""
+    columns = {f"{system}_{name}": values.tolist() for system in scores for name, values in scores[system].items()}
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        names = [*scores[CANDIDATE]]
-        writer.writerow(["prompt", *(f"{system}_{name}" for system in scores for name in names)])
-        columns = [scores[system][name].tolist() for system in scores for name in names]
-        writer.writerows(zip(prompts, *columns, strict=True))
-    shutil.rmtree(paths.REPORTS, ignore_errors=True)
-    os.replace(partial, paths.REPORTS)
-    _replace_text(paths.METRICS, json.dumps(metrics, indent=2) + "\n")
+        writer.writerow(["prompt", *columns])
+        writer.writerows(zip(prompts, *columns.values(), strict=True))
 
 
 def _lineage(params: Params) -> Lineage:
@@ -168,9 +169,3 @@ def _lineage(params: Params) -> Lineage:
             },
         },
     )
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 
 import torch
 from ruamel.yaml import YAML
 
 from distar import paths
+from distar.atomic import written_whole
 from distar.lineage.record import recorded
+from distar.loading import load_family
 from distar.params import load_params
 from distar.prompts import load_prompts
 from distar.release.package import Card, copy_into, write_card, write_manifest
-from distar.loading import load_family
 
 
 def run() -> None:
@@ -23,12 +22,6 @@ def run() -> None:
     package, generator = params.profile.package, params.profile.train.generator
     with recorded("package") as record:
         metrics = json.loads(paths.METRICS.read_text(encoding="utf-8"))
-        partial = paths.RELEASE.with_name(f".{paths.RELEASE.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        load_family(params, torch.device("cpu")).save_pipeline(paths.GENERATOR_WEIGHTS, partial)
-        copy_into(partial, paths.METRICS, paths.SAMPLE_GRID, paths.REPORT_PAGE, paths.PROMPTS_CARD)
-        with (partial / "params.yaml").open("w", encoding="utf-8") as file:
-            YAML().dump(params.model_dump(mode="json"), file)
         card = Card(
             name=package.name,
             licence=package.licence,
@@ -40,7 +33,10 @@ def run() -> None:
             metrics=metrics,
             compare_by=params.profile.evaluate.compare_by,
         )
-        write_card(card, partial / "README.md")
-        record["release"] = write_manifest(partial)
-        shutil.rmtree(paths.RELEASE, ignore_errors=True)
-        os.replace(partial, paths.RELEASE)
+        with written_whole(paths.RELEASE) as folder:
+            load_family(params, torch.device("cpu")).save_pipeline(paths.GENERATOR_WEIGHTS, folder)
+            copy_into(folder, paths.METRICS, paths.SAMPLE_GRID, paths.REPORT_PAGE, paths.PROMPTS_CARD)
+            with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+                YAML().dump(params.model_dump(mode="json"), file)
+            write_card(card, folder / "README.md")
+            record["release"] = write_manifest(folder)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from distar import paths
+from distar.atomic import written_whole
 from distar.errors import PromptError
 from distar.lineage.record import recorded
 from distar.params import load_params
@@ -20,7 +21,8 @@ def run() -> None:
         shared = sorted(set(train.prompts) & set(evaluation.prompts))
         if shared:
             raise PromptError(
-                f"{len(shared)} prompts stand in both prompts.train and prompts.evaluation, the first is {shared[0]!r}; "
+                f"{len(shared)} prompts stand in both prompts.train and prompts.evaluation, the first is "
+                f"{shared[0]!r}; "
                 "remove them from one: an evaluation on training prompts measures memory"
             )
         card = {
@@ -34,10 +36,11 @@ def run() -> None:
             }
             for name, source, prompts in (("train", params.train, train), ("evaluation", params.evaluation, evaluation))
         }
-        paths.PROMPTS_CARD.parent.mkdir(parents=True, exist_ok=True)
-        train.write(paths.TRAIN_PROMPTS)
-        evaluation.write(paths.EVALUATION_PROMPTS)
-        paths.PROMPTS_CARD.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        with written_whole(paths.PROMPTS) as folder:
+            folder.mkdir()
+            train.write(folder / paths.TRAIN_PROMPTS.name)
+            evaluation.write(folder / paths.EVALUATION_PROMPTS.name)
+            (folder / paths.PROMPTS_CARD.name).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(source: PromptSourceParams):

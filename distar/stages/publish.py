@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 
 from rich.console import Console
 
 from distar import paths
+from distar.atomic import written_whole
 from distar.lineage.record import recorded
 from distar.params import load_params
 from distar.release.storage import open_store
@@ -21,9 +21,8 @@ def run() -> None:
         release_id, outcome = store.publish(paths.RELEASE)
         store.point("latest", release_id)
         record["outcome"] = outcome
-        partial = paths.RECEIPT.with_name(f".{paths.RECEIPT.name}.partial")
-        partial.write_text(json.dumps({"release": release_id, "url": url}, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, paths.RECEIPT)
+        with written_whole(paths.RECEIPT) as path:
+            path.write_text(json.dumps({"release": release_id, "url": url}, indent=2) + "\n", encoding="utf-8")
     Console().print(
         f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {url} ({outcome}).\n"
         f"  report    {paths.REPORT_PAGE}\n  metrics   {paths.METRICS}\n  pictures  {paths.SAMPLE_GRID}\n"

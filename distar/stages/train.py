@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,14 +13,15 @@ from pathlib import Path
 import torch
 
 from distar import paths
+from distar.atomic import written_whole
 from distar.diffusion.prompt import PromptEmbedding
 from distar.fetching import sha256_of
 from distar.lineage.record import LOCK_PATH, recorded
+from distar.loading import load_family, load_initial_generator, load_rewards
 from distar.params import Params, load_params
 from distar.prompts import load_prompts
 from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
-from distar.loading import load_family, load_initial_generator, load_rewards
 from distar.training.checkpoint import WorkDirectory
 from distar.training.loop import PromptData, Training, write_rows
 
@@ -57,13 +57,10 @@ def run() -> None:
         with WorkDirectory(work_root() / fingerprint[:16], fingerprint) as work_dir:
             trained = training.run(work_dir)
         if accelerator.is_main_process:
-            partial = paths.GENERATOR.with_name(f".{paths.GENERATOR.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            trained.network.save_pretrained(partial / paths.GENERATOR_WEIGHTS.name)
-            write_rows(trained.updates, partial / paths.UPDATES_LOG.name)
-            write_rows(trained.probes, partial / paths.PROBES_LOG.name)
-            shutil.rmtree(paths.GENERATOR, ignore_errors=True)
-            os.replace(partial, paths.GENERATOR)
+            with written_whole(paths.GENERATOR) as folder:
+                trained.network.save_pretrained(folder / paths.GENERATOR_WEIGHTS.name)
+                write_rows(trained.updates, folder / paths.UPDATES_LOG.name)
+                write_rows(trained.probes, folder / paths.PROBES_LOG.name)
         record["device"] = str(device)
         record["torch_threads"] = torch.get_num_threads()
 

@@ -86,9 +86,7 @@ def draw_imperfect(pictures: Pictures, vae: AutoencoderKL, rng: torch.Generator)
     partner[order] = order.roll(1)  # mostly another scene of the same subject
     with track("draw imperfect pictures", len(pictures)) as progress:
         for index in torch.arange(len(pictures)).split(128):
-            latents, others = (
-                vae.encode(pictures.images(i) * 2 - 1).latent_dist.mean for i in (index, partner[index])
-            )
+            latents, others = (vae.encode(pictures.images(i) * 2 - 1).latent_dist.mean for i in (index, partner[index]))
             share = blend[index].view(-1, 1, 1, 1)
             noise = torch.randn(latents.shape, generator=rng) / vae.config.scaling_factor
             spoilt = (1 - share) * latents + share * others + noise_level[index].view(-1, 1, 1, 1) * noise

@@ -38,7 +38,6 @@ from distar.tiny.fitting import FitParams, fit
 from distar.tiny.renderer import RESOLUTION
 from distar.tiny.world import BACKGROUNDS, COLOURS, SHAPES, TEMPLATES, split_subjects, subjects
 
-
 MODELS_DIR = Path("models/tiny")
 WORK_DIR = Path(".distar/tiny")
 
@@ -48,6 +47,8 @@ class _Strict(BaseModel):
 
 
 class AutoencoderRecipe(_Strict):
+    """AutoencoderKL and its loss."""
+
     block_out_channels: list[int]
     layers_per_block: int = Field(gt=0)
     latent_channels: int = Field(gt=0)
@@ -58,6 +59,8 @@ class AutoencoderRecipe(_Strict):
 
 
 class TextEncoderRecipe(_Strict):
+    """CLIPTextModel, trained together with the denoiser."""
+
     hidden_size: int = Field(gt=0)
     num_layers: int = Field(gt=0)
     num_heads: int = Field(gt=0)
@@ -65,6 +68,8 @@ class TextEncoderRecipe(_Strict):
 
 
 class DenoiserRecipe(_Strict):
+    """UNet2DConditionModel; attention at its coarsest level."""
+
     block_out_channels: list[int]
     layers_per_block: int = Field(gt=0)
     num_heads: int = Field(gt=0)
@@ -75,6 +80,8 @@ class DenoiserRecipe(_Strict):
 
 
 class ClipRecipe(_Strict):
+    """A CLIPModel; both towers have the same size."""
+
     hidden_size: int = Field(gt=0)
     num_layers: int = Field(gt=0)
     num_heads: int = Field(gt=0)
@@ -84,6 +91,8 @@ class ClipRecipe(_Strict):
 
 
 class ClassifierRecipe(_Strict):
+    """The judge's convolutional classifier."""
+
     channels: list[int]
     fit: FitParams
 
@@ -120,7 +129,7 @@ class Kitchen:
     def autoencoder(self) -> AutoencoderKL:
         """The autoencoder as it is shipped: rounded to fp16, computed in fp32."""
         folder = self.models_dir / "reference" / "vae"
-        return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).requires_grad_(False).eval()
+        return AutoencoderKL.from_pretrained(folder, dtype=torch.float32).requires_grad_(False).eval()
 
     @cached_property
     def imperfect(self) -> Imperfect:
@@ -144,6 +153,7 @@ class Kitchen:
         return torch.randint(len(self.pictures), (batch_size,), generator=self.draws(purpose, step))
 
     def draws(self, purpose: str, step: int = 0) -> torch.Generator:
+        """Make the generator of one purpose at one step."""
         return generator(self.recipe.seed, purpose, step)
 
     def start(self, purpose: str) -> None:
@@ -173,9 +183,7 @@ def build_autoencoder(kitchen: Kitchen) -> None:
         noise = torch.randn(posterior.mean.shape, generator=kitchen.draws("autoencoder noise", step))
         decoded = autoencoder.decode(posterior.mean + posterior.std * noise).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return (
-            params.mse_weight * F.mse_loss(decoded, pixels) + F.l1_loss(decoded, pixels) + params.kl_weight * kl
-        )
+        return params.mse_weight * F.mse_loss(decoded, pixels) + F.l1_loss(decoded, pixels) + params.kl_weight * kl
 
     trained = fit("autoencoder", model, loss_at, params.fit, kitchen.work_dir)
     with torch.no_grad():
@@ -335,7 +343,9 @@ def build_preference(kitchen: Kitchen) -> None:
             utility(scenes[wanted[i // 2]].subject, scenes[j], corruption[i].item())
             for i, j in enumerate(shown.flatten().tolist())
         ]
-        first = torch.tensor([preference_probability(a, b) for a, b in zip(utilities[::2], utilities[1::2], strict=True)])
+        first = torch.tensor(
+            [preference_probability(a, b) for a, b in zip(utilities[::2], utilities[1::2], strict=True)]
+        )
         chosen = torch.bernoulli(first, generator=rng)
         template = torch.randint(len(TEMPLATES), (size,), generator=rng)
         scores = _clip_scores(clip, images.unflatten(0, (size, 2)), tokens[wanted, template])

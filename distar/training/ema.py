@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class ExponentialMovingAverage:
+class ExponentialMovingAverage(Generic[ModuleT]):
     """Average a module's parameters: ema ← decay · ema + (1 − decay) · parameters.
 
     While few updates were made the decay is (1 + n) / (10 + n) if that is smaller, so that a short run
     is not an average of its start.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+    def __init__(self, module: ModuleT, decay: float) -> None:
+        self.module: ModuleT = copy.deepcopy(module).requires_grad_(False).eval()
         self.decay = decay
         self.num_updates = 0
 
@@ -25,7 +28,8 @@ class ExponentialMovingAverage:
         """Take in the module's current parameters."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averages, currents = list(self.module.parameters()), list(module.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
+        currents: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(averages, currents, 1 - decay)
 
     def state_dict(self) -> dict[str, object]:

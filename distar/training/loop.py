@@ -39,6 +39,9 @@ from distar.training.step import (
 
 _IMAGES_PER_PROBE_PROMPT = 2
 
+Row = dict[str, float | int]
+"""A line of a log: the iteration and what was measured."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -110,13 +113,18 @@ class TrainParams(_Strict):
     @model_validator(mode="after")
     def _check(self) -> TrainParams:
         if self.timesteps.minimum >= self.timesteps.maximum:
-            raise ValueError(f"timesteps.minimum {self.timesteps.minimum} is not below maximum {self.timesteps.maximum}")
+            raise ValueError(
+                f"timesteps.minimum {self.timesteps.minimum} is not below maximum {self.timesteps.maximum}"
+            )
         if self.checkpoint_every % self.monitors.log_every:
             raise ValueError(
-                f"checkpoint_every {self.checkpoint_every} is not a multiple of monitors.log_every {self.monitors.log_every}"
+                f"checkpoint_every {self.checkpoint_every} is not a multiple of monitors.log_every "
+                f"{self.monitors.log_every}"
             )
         if self.reward_scale > 0 and not self.rewards:
-            raise ValueError(f"reward_scale is {self.reward_scale}, but rewards is empty: name one, or set the scale to 0")
+            raise ValueError(
+                f"reward_scale is {self.reward_scale}, but rewards is empty: name one, or set the scale to 0"
+            )
         return self
 
 
@@ -133,8 +141,8 @@ class Trained:
     """The result: the averaged generator's network, the log of updates and the log of probes."""
 
     network: nn.Module
-    updates: list[dict[str, float]]
-    probes: list[dict[str, float]]
+    updates: list[Row]
+    probes: list[Row]
 
 
 class Training:
@@ -182,8 +190,8 @@ class Training:
         self.probe, self.probe_noise, self.probe_embedding = self._make_probe(diversity_features)
         self.reference_figures: dict[str, float] = {}
         self.iteration = 0
-        self.updates: list[dict[str, float]] = []
-        self.probes: list[dict[str, float]] = []
+        self.updates: list[Row] = []
+        self.probes: list[Row] = []
 
     @property
     def num_iterations(self) -> int:
@@ -222,9 +230,9 @@ class Training:
                     before = after
                 if self.iteration % params.monitors.probe_every == 0 or self.iteration == self.num_iterations:
                     self._look()
-                if self.iteration % params.checkpoint_every == 0 or self.iteration == self.num_iterations:
-                    if self.accelerator.is_main_process:
-                        work_dir.save(self.iteration, self._state())
+                due = self.iteration % params.checkpoint_every == 0 or self.iteration == self.num_iterations
+                if due and self.accelerator.is_main_process:
+                    work_dir.save(self.iteration, self._state())
                 progress.advance(note=self._note())
         return Trained(self.ema.module.denoiser.network, self.updates, self.probes)
 
@@ -253,7 +261,9 @@ class Training:
             embedding=self.data.embedding[index].to(device),
             noise=torch.randn(shape, generator=rng).to(device),
             eps=torch.randn(shape, generator=rng).to(device),
-            timestep=torch.randint(timesteps.minimum, timesteps.maximum, (params.batch_size,), generator=rng).to(device),
+            timestep=torch.randint(timesteps.minimum, timesteps.maximum, (params.batch_size,), generator=rng).to(
+                device
+            ),
         )
 
     def _prepare(self, module, optimizer_params: OptimizerParams) -> Trainable:
@@ -295,9 +305,7 @@ class Training:
     def _look(self) -> None:
         figures = self.probe.look(self.ema.module(self.probe_noise, self.probe_embedding))
         self.probes.append({"iteration": self.iteration, **figures})
-        check_probe(
-            figures, self.reference_figures, list(self.params.rewards), self.params.monitors, self.iteration
-        )
+        check_probe(figures, self.reference_figures, list(self.params.rewards), self.params.monitors, self.iteration)
 
     def _log(self, interval: Interval, relative_update: float) -> None:
         means = interval.means()
@@ -338,7 +346,7 @@ class Training:
         self.reference_figures = state["reference_figures"]
 
 
-def write_rows(rows: Sequence[dict[str, float]], path: Path) -> None:
+def write_rows(rows: Sequence[Row], path: Path) -> None:
     """Write a log as CSV, one column for each name that any row has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="") as file:

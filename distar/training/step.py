@@ -20,7 +20,7 @@ from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.divergences import Divergence
-from distar.divergences.comparison import Comparison, per_sample_dot
+from distar.divergences.comparison import Comparison
 
 Guidance = Literal["in", "out"]
 """Where guidance enters: inside the reference's score ("in"), or as a reward of its own ("out")."""
@@ -46,9 +46,7 @@ class Batch:
     def micro_batches(self, size: int) -> list[Batch]:
         """Split into parts of at most `size` samples."""
         bounds = [slice(i, i + size) for i in range(0, len(self), size)]
-        return [
-            Batch(self.prompts[s], self.embedding[s], self.noise[s], self.eps[s], self.timestep[s]) for s in bounds
-        ]
+        return [Batch(self.prompts[s], self.embedding[s], self.noise[s], self.eps[s], self.timestep[s]) for s in bounds]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.diffusion.schedule import Schedule
 
-
 SCHEDULE = Schedule.from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)
 NULL_PROMPT = PromptEmbedding({"hidden_states": torch.zeros(1, 1, 1, dtype=torch.float64)})
 

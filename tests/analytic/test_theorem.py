@@ -9,6 +9,7 @@ from torch import Tensor
 from distar.divergences import L2, Divergence, PseudoHuber
 from distar.divergences.comparison import WeightingParams
 from distar.training.step import Batch, Objective, generator_loss
+from tests.analytic.gaussian import NULL_PROMPT as PROMPT
 from tests.analytic.gaussian import (
     SCHEDULE,
     assistant_of,
@@ -16,7 +17,6 @@ from tests.analytic.gaussian import (
     quadrature,
     reference_of,
 )
-from tests.analytic.gaussian import NULL_PROMPT as PROMPT
 
 WEIGHTING = WeightingParams(alpha_power=1.0, sigma_power=2.0)
 MEAN, SCALE = torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)

@@ -44,7 +44,7 @@ class StableDiffusion15(nn.Module):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, local_files_only=True
+            folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, local_files_only=True
         )
         self.network = pipeline.unet
         self.autoencoder = pipeline.vae
@@ -101,13 +101,13 @@ class StableDiffusion15(nn.Module):
         if weights_dir is None:
             network = copy.deepcopy(self.network)
         else:
-            network = type(self.network).from_pretrained(weights_dir, torch_dtype=torch.float32, local_files_only=True)
+            network = type(self.network).from_pretrained(weights_dir, dtype=torch.float32, local_files_only=True)
         denoiser = Denoiser(*self._denoiser_parts(network.to(self.device).requires_grad_(True)))
         return OneStepGenerator(denoiser, timestep, noise_scale)
 
     def save_pipeline(self, weights_dir: Path, folder: Path) -> None:
         """Write a pipeline that plain diffusers loads: this family's components with the generator's network."""
-        network = type(self.network).from_pretrained(weights_dir, torch_dtype=torch.float32, local_files_only=True)
+        network = type(self.network).from_pretrained(weights_dir, dtype=torch.float32, local_files_only=True)
         scheduler = LCMScheduler.from_config(self._scheduler_config, clip_sample=False)
         StableDiffusionPipeline(
             vae=self.autoencoder,
@@ -120,7 +120,9 @@ class StableDiffusion15(nn.Module):
             requires_safety_checker=False,
         ).save_pretrained(folder)
 
-    def _denoiser_parts(self, network: nn.Module) -> tuple[nn.Module, NetworkCall, Schedule, Prediction, PromptEmbedding]:
+    def _denoiser_parts(
+        self, network: nn.Module
+    ) -> tuple[nn.Module, NetworkCall, Schedule, Prediction, PromptEmbedding]:
         schedule = self.schedule.to(self.device, torch.float32)
         return network, _call, schedule, self.prediction, self.encode_prompts([""])
 

@@ -1,0 +1,54 @@
+"""Run a command as a process group of its own, so that nothing it started outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+
+_SECONDS_TO_END = 30.0
+
+
+class CommandError(Exception):
+    """A command ended with an error; the message holds its last lines."""
+
+
+def stream(command: Sequence[str], on_line: Callable[[str], None]) -> None:
+    """Run a command and hand over each line that it prints.
+
+    Whatever ends this call early (a cancelled flow, Ctrl-C) ends the whole process group too: first by
+    SIGTERM, then by SIGKILL.
+
+    Raises:
+        CommandError: the command's exit status is not 0.
+    """
+    tail: list[str] = []
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert process.stdout is not None  # noqa: S101  PIPE was asked for
+    try:
+        for line in process.stdout:
+            tail = [*tail[-19:], line.rstrip()]
+            on_line(line.rstrip())
+        status = process.wait()
+    except BaseException:
+        _end_group(process)
+        raise
+    finally:
+        process.stdout.close()
+    if status:
+        raise CommandError(f"`{' '.join(command)}` ended with status {status}:\n" + "\n".join(tail))
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            continue

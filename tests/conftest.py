@@ -1,0 +1,33 @@
+"""Fixtures: a miniature project, and stages run in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.miniature import make_project, save_models
+
+
+@pytest.fixture(scope="session")
+def miniature_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("miniature")
+    save_models(folder)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, miniature_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a miniature project and work in it."""
+    folder = make_project(tmp_path / "project", miniature_models)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _leave_torch_as_it_was():
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
