@@ -54,16 +54,20 @@ class ClipReward(Reward):
 
     @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
-        """Embed prompts on the unit sphere; each prompt is encoded once in the reward's life."""
-        unseen = sorted(set(prompts) - self._text_features.keys())
-        if unseen:
-            tokens = self.tokenizer(
-                unseen,
-                padding="max_length",
-                truncation=True,
-                max_length=self.model.config.text_config.max_position_embeddings,
-                return_tensors="pt",
-            ).to(self.model.device)
-            features = self.model.get_text_features(**tokens).pooler_output
-            self._text_features.update(zip(unseen, F.normalize(features.float(), dim=1), strict=True))
+        """Embed prompts on the unit sphere; each prompt is encoded once in the reward's life.
+
+        It is encoded alone: in a batch its last bits would depend on the batch's size, and so on what was asked
+        before, and a resumed run would no longer equal an uninterrupted one.
+        """
+        for prompt in prompts:
+            if prompt not in self._text_features:
+                tokens = self.tokenizer(
+                    prompt,
+                    padding="max_length",
+                    truncation=True,
+                    max_length=self.model.config.text_config.max_position_embeddings,
+                    return_tensors="pt",
+                ).to(self.model.device)
+                features = self.model.get_text_features(**tokens).pooler_output
+                self._text_features[prompt] = F.normalize(features.float(), dim=1)[0]
         return torch.stack([self._text_features[prompt] for prompt in prompts])

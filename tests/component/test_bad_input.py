@@ -1,0 +1,138 @@
+"""Bad input: each a clear error that names the field or file and the remedy, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distar import paths
+from distar.__main__ import main
+from distar.training.checkpoint import WorkDirectory
+from tests.miniature import edit
+
+PROFILE = Path("profiles/mini.yaml")
+UNET = Path("models/reference/unet/diffusion_pytorch_model.safetensors")
+
+
+def corrupt() -> None:
+    content = bytearray(UNET.read_bytes())
+    content[-1] ^= 1
+    UNET.write_bytes(content)
+
+
+CASES: dict[str, tuple[Callable[[], object], str, list[str]]] = {
+    "unknown profile": (
+        lambda: edit(Path("params.yaml"), "profile", value="sd51"),
+        "prompts",
+        ["params.yaml: profile", "'sd51'", "mini"],
+    ),
+    "misspelt parameter": (
+        lambda: PROFILE.write_text(PROFILE.read_text().replace("reward_scale:", "reward_scail:")),
+        "train",
+        ["mini.yaml: train.reward_scail: there is no such parameter", "train.reward_scale: this parameter is missing"],
+    ),
+    "wrong type": (
+        lambda: edit(PROFILE, "train", "batch_size", value="many"),
+        "train",
+        ["mini.yaml: train.batch_size", "'many'", "integer"],
+    ),
+    "out of range": (
+        lambda: edit(PROFILE, "train", "reward_scale", value=-1.0),
+        "train",
+        ["mini.yaml: train.reward_scale", "-1.0", "greater than or equal to 0"],
+    ),
+    "unknown divergence": (
+        lambda: edit(PROFILE, "train", "divergence", "kind", value="huber"),
+        "train",
+        ["mini.yaml: train.divergence", "huber", "pseudo_huber"],
+    ),
+    "unknown reward": (
+        lambda: edit(PROFILE, "train", "rewards", value={"beauty": 1.0}),
+        "train",
+        ["train.rewards names 'beauty'", "preference, matching, judge"],
+    ),
+    "not YAML": (lambda: PROFILE.write_text("train: [1, 2"), "train", ["mini.yaml is not readable YAML"]),
+    "wrong sha256": (corrupt, "reference", ["unet/diffusion_pytorch_model.safetensors", "expected sha256", "got"]),
+    "truncated weights": (
+        lambda: os.truncate(UNET, 1000),
+        "reference",
+        ["unet/diffusion_pytorch_model.safetensors", "got 1000", "truncated"],
+    ),
+    "missing weights": (UNET.unlink, "reference", ["unet/diffusion_pytorch_model.safetensors", "does not exist"]),
+    "unpinned source": (
+        lambda: edit(PROFILE, "reference", "source", value="hf://owner/name@main"),
+        "reference",
+        ["hf://owner/name@main is not pinned"],
+    ),
+    "empty prompt file": (lambda: Path("train.txt").write_text("\n \n"), "prompts", ["train.txt holds no prompt"]),
+    "missing prompt file": (Path("train.txt").unlink, "prompts", ["train.txt does not exist"]),
+    "prompts that are not UTF-8": (
+        lambda: Path("train.txt").write_bytes(b"a red star\na caf\xe9\n"),
+        "prompts",
+        ["train.txt is not UTF-8", "0xe9", "line 2", "iconv"],
+    ),
+    "training prompts in the evaluation": (
+        lambda: Path("evaluation.txt").write_text("a red moon on sand\nother\n"),
+        "prompts",
+        ["1 prompts stand in both", "a red moon on sand"],
+    ),
+}
+
+
+@pytest.fixture
+def broken(request: pytest.FixtureRequest, project: Path) -> str:
+    del project
+    CASES[request.param][0]()
+    return request.param
+
+
+@pytest.mark.parametrize("broken", CASES, indirect=True)
+def test_error_names_the_place_and_the_remedy(broken: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, stage, expected = CASES[broken]
+    assert main([stage]) == 1
+    message = capsys.readouterr().err
+    for text in expected:
+        assert text in message
+    left = [p for p in paths.OUTPUTS.rglob("*") if p.is_file()] if paths.OUTPUTS.exists() else []
+    assert left == []
+
+
+def test_failed_fetch_leaves_the_earlier_one(project: Path) -> None:
+    assert main(["reference"]) == 0
+    before = {path: path.read_bytes() for path in paths.REFERENCE.rglob("*") if path.is_file()}
+    corrupt()
+    assert main(["reference"]) == 1
+    assert {path: path.read_bytes() for path in paths.REFERENCE.rglob("*") if path.is_file()} == before
+
+
+def test_full_disk_is_told_and_leaves_nothing(project: Path) -> None:
+    """The operating system refuses files over 20 kB, as a full disk would, in the middle of a weights file."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [sys.executable, "-m", "distar", "reference"]
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)  # noqa: PLW1509
+    assert result.returncode == 1
+    assert "StorageError: no space left to write outputs/reference" in result.stderr
+    assert [p for p in paths.OUTPUTS.rglob("*") if p.is_file()] == []
+
+
+def test_second_trainer_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("prompts", "reference", "rewards"):
+        assert main([stage]) == 0
+    from distar.params import load_params
+    from distar.stages.train import run_fingerprint, work_root
+
+    fingerprint = run_fingerprint(load_params())
+    with WorkDirectory(work_root() / fingerprint[:16], fingerprint):
+        assert main(["train"]) == 1
+    message = capsys.readouterr().err
+    assert f"is in use by the training process {os.getpid()}" in message
+    assert not paths.GENERATOR.exists()

@@ -1,0 +1,109 @@
+"""What must hold of every update, whatever the parameters: who moves, who doesn't, and how batches may be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from distar.diffusion.families import Family
+from distar.diffusion.families.sd15 import SD15
+from distar.divergences import KL, L2, Divergence, PseudoHuber
+from distar.divergences.comparison import WeightingParams
+from distar.training.step import Batch, Objective, Trainable, assistant_step, generator_step
+
+FLAT = WeightingParams(alpha_power=0.0, sigma_power=0.0)
+DIVERGENCES: dict[str, Divergence] = {
+    "kl": KL(kind="kl", space="x0", weighting=FLAT, normalize=True),
+    "l2": L2(kind="l2", space="x0", weighting=FLAT, path_term=False, normalize=True),
+    "pseudo_huber": PseudoHuber(kind="pseudo_huber", space="x0", c=0.03, weighting=FLAT, path_term=False),
+}
+B = 4
+
+
+@pytest.fixture(scope="module")
+def family(miniature_models: Path) -> Family:
+    folder = miniature_models / "reference"
+    return SD15(family="sd15", source=f"file://{folder}").build(folder)
+
+
+@pytest.fixture
+def batch(family: Family) -> Batch:
+    rng = torch.Generator().manual_seed(3)
+    prompts = ("a red star", "a teal moon", "a red moon", "a teal star")
+    shape = (B, *family.latent_shape)
+    return Batch(
+        prompts,
+        family.encode_prompts(prompts),
+        torch.randn(shape, generator=rng),
+        torch.randn(shape, generator=rng),
+        torch.tensor([50, 300, 600, 950]),
+    )
+
+
+@pytest.fixture
+def players(family: Family) -> Iterator[tuple[Trainable, Trainable]]:
+    generator, assistant = family.generator(625, "sigma", None), family.assistant()
+    with torch.no_grad():
+        for parameter in assistant.network.parameters():  # away from the reference, where the divergence is flat
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    yield trainable(generator), trainable(assistant)
+
+
+def trainable(module: nn.Module) -> Trainable:
+    return Trainable(module, module, torch.optim.SGD(module.parameters(), lr=1e-2), max_grad_norm=1e9)
+
+
+def objective(name: str, family: Family) -> Objective:
+    def brightness(x0: torch.Tensor, prompts: object) -> torch.Tensor:
+        return family.decode(x0).flatten(1).mean(1)
+
+    return Objective(DIVERGENCES[name], brightness, 10.0, 2.0, "in")
+
+
+def snapshot(*modules: nn.Module) -> list[torch.Tensor]:
+    return [tensor.clone() for module in modules for tensor in module.state_dict().values()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_only_the_network_whose_turn_it_is_moves(name, family, players, batch) -> None:
+    generator, assistant = players
+    reference = family.reference()
+    everything_else = snapshot(family)
+    before = snapshot(generator.module), snapshot(assistant.module)
+
+    assistant_step(assistant, generator, batch, B)
+    assert same(snapshot(generator.module), before[0])
+    assert not same(snapshot(assistant.module), before[1])
+    middle = snapshot(assistant.module)
+
+    generator_step(generator, assistant, reference, batch, objective(name, family), B)
+    assert not same(snapshot(generator.module), before[0])
+    assert same(snapshot(assistant.module), middle)
+
+    assert same(snapshot(family), everything_else)
+    assert all(parameter.grad is None for parameter in [*family.parameters(), *assistant.module.parameters()])
+    assert all(parameter.requires_grad for parameter in assistant.module.parameters())
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_micro_batches_equal_one_batch(name, size, family, batch) -> None:
+    updated = []
+    for micro_batch_size in (B, size):
+        torch.manual_seed(0)
+        generator, assistant = trainable(family.generator(625, "sigma", None)), trainable(family.assistant())
+        losses, _ = assistant_step(assistant, generator, batch, micro_batch_size)
+        values = generator_step(
+            generator, assistant, family.reference(), batch, objective(name, family), micro_batch_size
+        )
+        updated.append([losses, values["reward"], *snapshot(generator.module, assistant.module)])
+    for whole, cut in zip(*updated, strict=True):
+        torch.testing.assert_close(whole, cut, rtol=1e-4, atol=1e-5)
