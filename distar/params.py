@@ -17,7 +17,7 @@ from distar.diffusion.families import ReferenceParams
 from distar.errors import ParameterError
 from distar.prompts import PromptParams
 from distar.rewards import RewardParams
-from distar.training.loop import TrainParams
+from distar.training.params import TrainParams
 
 PARAMS_PATH = Path("params.yaml")
 PROFILES_DIR = Path("profiles")

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
 
 from distar.rewards.reward import Reward
 
@@ -24,6 +23,8 @@ class ClipReward(Reward):
     """
 
     def __init__(self, folder: Path, scale: float | None) -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
         super().__init__()
         self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

@@ -6,30 +6,27 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from distar.diffusion.assistant import Assistant
 from distar.diffusion.families import Family
-from distar.diffusion.generator import NoiseScale, OneStepGenerator
+from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference, sample_ddim
-from distar.divergences import Divergence
 from distar.progress import track
 from distar.rewards.clip import ClipReward
 from distar.rewards.reward import Reward
 from distar.seeding import generator as draws
 from distar.training.checkpoint import WorkDirectory
 from distar.training.ema import ExponentialMovingAverage
-from distar.training.monitors import Interval, MonitorParams, Probe, check_finite, check_probe
+from distar.training.monitors import Interval, Probe, check_finite, check_probe
+from distar.training.params import OptimizerParams, TrainParams
 from distar.training.step import (
     Batch,
-    Guidance,
     Objective,
     RewardFunction,
     Trainable,
@@ -41,91 +38,6 @@ _IMAGES_PER_PROBE_PROMPT = 2
 
 Row = dict[str, float | int]
 """A line of a log: the iteration and what was measured."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class OptimizerParams(_Strict):
-    """AdamW, and the norm to which gradients are clipped."""
-
-    learning_rate: float = Field(gt=0)
-    betas: Annotated[list[float], Field(min_length=2, max_length=2)]
-    eps: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    max_grad_norm: float = Field(gt=0)
-
-    def build(self, module: nn.Module) -> torch.optim.AdamW:
-        """Make the optimizer of a module's parameters."""
-        return torch.optim.AdamW(
-            module.parameters(),
-            lr=self.learning_rate,
-            betas=(self.betas[0], self.betas[1]),
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-        )
-
-
-class GeneratorParams(_Strict):
-    """The one-step generator: the network's integer timestep, its input scale, optimizer and average."""
-
-    timestep: int = Field(ge=0)
-    noise_scale: NoiseScale
-    ema_decay: float = Field(ge=0, lt=1)
-    optimizer: OptimizerParams
-
-
-class AssistantParams(_Strict):
-    """The assistant: updates before the first generator step, and K updates before each."""
-
-    warmup_steps: int = Field(ge=0)
-    steps_per_generator_step: int = Field(gt=0)
-    optimizer: OptimizerParams
-
-
-class TimestepRange(_Strict):
-    """Diffusion times are drawn uniformly from [minimum, maximum)."""
-
-    minimum: int = Field(ge=0)
-    maximum: int = Field(gt=0)
-
-
-class TrainParams(_Strict):
-    """Everything of Diff-Instruct* training that changes results."""
-
-    num_steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    micro_batch_size: int = Field(gt=0)
-    precision: Literal["no", "bf16"]
-    reward_scale: float = Field(ge=0)
-    rewards: dict[str, float]
-    held_out_rewards: list[str]
-    guidance_scale: float
-    guidance: Guidance
-    divergence: Divergence
-    timesteps: TimestepRange
-    generator: GeneratorParams
-    assistant: AssistantParams
-    monitors: MonitorParams
-    checkpoint_every: int = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> TrainParams:
-        if self.timesteps.minimum >= self.timesteps.maximum:
-            raise ValueError(
-                f"timesteps.minimum {self.timesteps.minimum} is not below maximum {self.timesteps.maximum}"
-            )
-        if self.checkpoint_every % self.monitors.log_every:
-            raise ValueError(
-                f"checkpoint_every {self.checkpoint_every} is not a multiple of monitors.log_every "
-                f"{self.monitors.log_every}"
-            )
-        if self.reward_scale > 0 and not self.rewards:
-            raise ValueError(
-                f"reward_scale is {self.reward_scale}, but rewards is empty: name one, or set the scale to 0"
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -267,7 +179,7 @@ class Training:
         )
 
     def _prepare(self, module, optimizer_params: OptimizerParams) -> Trainable:
-        forward, optimizer = self.accelerator.prepare(module, optimizer_params.build(module))
+        forward, optimizer = self.accelerator.prepare(module, _optimizer(module, optimizer_params))
         return Trainable(module, forward, optimizer, optimizer_params.max_grad_norm)
 
     def _reward_function(self) -> RewardFunction | None:
@@ -353,6 +265,16 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _optimizer(module: nn.Module, params: OptimizerParams) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        module.parameters(),
+        lr=params.learning_rate,
+        betas=(params.betas[0], params.betas[1]),
+        eps=params.eps,
+        weight_decay=params.weight_decay,
+    )
 
 
 def _flat(module: nn.Module) -> Float[Tensor, " n"]:

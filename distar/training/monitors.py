@@ -12,32 +12,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from distar.errors import TrainingError
 from distar.evaluation.metrics import pairwise_distance, picture_statistics
 from distar.rewards.reward import Reward
+from distar.training.params import MonitorParams
 
 NUM_TIMESTEP_BINS = 4
-
-
-class MonitorParams(BaseModel):
-    """When to look, and when to stop.
-
-    A run stops if the probe's latents exceed `max_latent_rms_ratio` × the reference's root mean square, or if
-    a trained reward exceeds the reference's mean by `max_reward_excess` of its standard deviations: a linear
-    reward is unbounded, the divergence's gradient is not.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    log_every: int = Field(gt=0)
-    probe_every: int = Field(gt=0)
-    num_probe_prompts: int = Field(gt=1)
-    num_probe_reference_steps: int = Field(gt=0)
-    max_latent_rms_ratio: float = Field(gt=1)
-    max_reward_excess: float = Field(gt=0)
 
 
 class Interval:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -21,10 +21,7 @@ from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.divergences import Divergence
 from distar.divergences.comparison import Comparison
-
-Guidance = Literal["in", "out"]
-"""Where guidance enters: inside the reference's score ("in"), or as a reward of its own ("out")."""
-
+from distar.training.params import Guidance
 
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 """Decode latents and score them: (x0, prompts) -> score of each sample, differentiable in x0."""

@@ -118,7 +118,7 @@ def test_full_disk_is_told_and_leaves_nothing(project: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     command = [sys.executable, "-m", "distar", "reference"]
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)  # noqa: PLW1509
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
     assert result.returncode == 1
     assert "StorageError: no space left to write outputs/reference" in result.stderr
     assert [p for p in paths.OUTPUTS.rglob("*") if p.is_file()] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,12 +44,12 @@ def batch(family: Family) -> Batch:
 
 
 @pytest.fixture
-def players(family: Family) -> Iterator[tuple[Trainable, Trainable]]:
+def players(family: Family) -> tuple[Trainable, Trainable]:
     generator, assistant = family.generator(625, "sigma", None), family.assistant()
     with torch.no_grad():
         for parameter in assistant.network.parameters():  # away from the reference, where the divergence is flat
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    yield trainable(generator), trainable(assistant)
+    return trainable(generator), trainable(assistant)
 
 
 def trainable(module: nn.Module) -> Trainable:

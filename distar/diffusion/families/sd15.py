@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import LCMScheduler, StableDiffusionPipeline
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -42,6 +41,8 @@ class StableDiffusion15(nn.Module):
     """
 
     def __init__(self, folder: Path) -> None:
+        from diffusers import StableDiffusionPipeline
+
         super().__init__()
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, local_files_only=True
@@ -107,6 +108,8 @@ class StableDiffusion15(nn.Module):
 
     def save_pipeline(self, weights_dir: Path, folder: Path) -> None:
         """Write a pipeline that plain diffusers loads: this family's components with the generator's network."""
+        from diffusers import LCMScheduler, StableDiffusionPipeline
+
         network = type(self.network).from_pretrained(weights_dir, dtype=torch.float32, local_files_only=True)
         scheduler = LCMScheduler.from_config(self._scheduler_config, clip_sample=False)
         StableDiffusionPipeline(
