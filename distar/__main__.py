@@ -59,12 +59,23 @@ def _parser() -> argparse.ArgumentParser:
 
     tiny = commands.add_parser(
         "tiny",
-        help="the embedded world: build its models afresh",
-        description="Build the models of the tiny world from models/tiny/recipe.yaml; resumes where it was stopped.",
+        help="the embedded world: build its models afresh, or check them",
+        description="The models of the tiny world, which ship with the project.",
     )
-    tiny.add_argument("action", choices=["build"], help="build: train every model that is not there yet")
-    tiny.add_argument("--only", metavar="STEP", help="run one step of the recipe again")
-    tiny.set_defaults(run=_run_tiny)
+    actions = tiny.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = actions.add_parser(
+        "build",
+        help="train them from models/tiny/recipe.yaml (hours)",
+        description="Train the tiny models from models/tiny/recipe.yaml; goes on where it was stopped.",
+    )
+    build.add_argument("--only", metavar="STEP", help="run one step of the recipe again")
+    build.set_defaults(run=_run_tiny_build)
+    check = actions.add_parser(
+        "check",
+        help="ask the judge how well the reference draws",
+        description="Draw the evaluation captions with the reference in many steps and ask the judge.",
+    )
+    check.set_defaults(run=_run_tiny_check)
     return parser
 
 
@@ -78,10 +89,16 @@ def _run_sample(options: argparse.Namespace) -> None:
     sample(options.prompt, options.out, options.num_images, options.seed, options.compare)
 
 
-def _run_tiny(options: argparse.Namespace) -> None:
+def _run_tiny_build(options: argparse.Namespace) -> None:
     from distar.tiny.recipe import build
 
     build(options.only)
+
+
+def _run_tiny_check(options: argparse.Namespace) -> None:
+    from distar.tiny.check import check
+
+    check()
 
 
 def _positive(text: str) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 _SECONDS_TO_END = 30.0
 
@@ -14,8 +16,12 @@ class CommandError(Exception):
     """A command ended with an error; the message holds its last lines."""
 
 
-def stream(command: Sequence[str], on_line: Callable[[str], None]) -> None:
-    """Run a command and hand over each line that it prints.
+def stream(
+    command: Sequence[str],
+    on_line: Callable[[str], None],
+    cwd: Path | None = None,
+) -> None:
+    """Run a command and hand over each line that it prints; `python` in it is this interpreter.
 
     Whatever ends this call early (a cancelled flow, Ctrl-C) ends the whole process group too: first by
     SIGTERM, then by SIGKILL.
@@ -25,7 +31,13 @@ def stream(command: Sequence[str], on_line: Callable[[str], None]) -> None:
     """
     tail: list[str] = []
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        cwd=cwd,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
     )
     assert process.stdout is not None  # noqa: S101  PIPE was asked for
     try:

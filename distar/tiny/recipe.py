@@ -8,6 +8,7 @@ trained against is exactly what is shipped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_model
@@ -27,16 +29,24 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from distar.diffusion.families.sd15 import SD15
 from distar.errors import ParameterError
-from distar.params import read_strict
+from distar.fetching import pin_folder
+from distar.params import lock_path, read_strict
 from distar.progress import track
+from distar.prompts import read_source
 from distar.rewards.attributes import AttributeClassifier
+from distar.rewards.clip_score import CLIPScore
+from distar.rewards.pickscore import PickScore
 from distar.seeding import derive_seed, generator
 from distar.tiny.annotator import preference_probability, utility
 from distar.tiny.dataset import Imperfect, Pictures, draw_imperfect, render_pictures
 from distar.tiny.fitting import FitParams, fit
 from distar.tiny.renderer import RESOLUTION
 from distar.tiny.world import BACKGROUNDS, COLOURS, SHAPES, TEMPLATES, split_subjects, subjects
+from distar.training.checkpoint import WorkDirectory
+from distar.training.loop import PromptData, Training
+from distar.training.params import TrainParams
 
 MODELS_DIR = Path("models/tiny")
 WORK_DIR = Path(".distar/tiny")
@@ -109,6 +119,7 @@ class Recipe(_Strict):
     preference: ClipRecipe
     matching: ClipRecipe
     classifier: ClassifierRecipe
+    initial_generator: TrainParams
 
 
 @dataclass(frozen=True)
@@ -354,6 +365,36 @@ def build_preference(kitchen: Kitchen) -> None:
     _save_clip(fit("preference", model, loss_at, params.fit, kitchen.work_dir), kitchen.models_dir / "preference")
 
 
+def build_initial_generator(kitchen: Kitchen) -> None:
+    """Distil the reference into one step by SIM: Diff-Instruct*'s own training without a reward."""
+    params = kitchen.recipe.initial_generator
+    family = SD15(family="sd15", source="file://reference").build(kitchen.models_dir / "reference")
+    matching = CLIPScore(kind="clip_score", source="file://matching").build(kitchen.models_dir / "matching")
+    preference = PickScore(kind="pickscore", source="file://preference").build(kitchen.models_dir / "preference")
+    prompts = read_source(kitchen.models_dir / "prompts" / "train.txt", None).prompts
+    training = Training(
+        params,
+        kitchen.recipe.seed,
+        family,
+        family.generator(params.generator.timestep, params.generator.noise_scale, None),
+        PromptData(prompts, family.encode_prompts(prompts)),
+        {"matching": matching, "preference": preference},
+        matching,
+        Accelerator(cpu=True),
+    )
+    fingerprint = hashlib.sha256(kitchen.recipe.model_dump_json().encode()).hexdigest()
+    with WorkDirectory(kitchen.work_dir / "initial_generator", fingerprint) as work_dir:
+        trained = training.run(work_dir)
+    trained.network.half().save_pretrained(kitchen.models_dir / "initial_generator")
+
+
+def pin(kitchen: Kitchen) -> None:
+    """Pin the sha256 of every model file in the profile's lock, which the fetching stages check."""
+    folders = ("reference", "initial_generator", "preference", "matching", "judge")
+    pins = {f"file://{kitchen.models_dir / name}": pin_folder(kitchen.models_dir / name) for name in folders}
+    lock_path("tiny").write_text(json.dumps(pins, indent=2) + "\n", encoding="utf-8")
+
+
 class _Neighbours:
     """Draw pictures for a caption: most of its own subject, the rest of subjects with one attribute changed, or any."""
 
@@ -480,6 +521,8 @@ STEPS: dict[str, Callable[[Kitchen], None]] = {
     "classifier": build_classifier,
     "preference": build_preference,
     "matching": build_matching,
+    "initial_generator": build_initial_generator,
+    "pin": pin,
 }
 
 

@@ -1,0 +1,77 @@
+"""Run a grid of variants and seeds, each in a git worktree, and tabulate what comes out.
+
+    python -m flows.grid experiments/tiny_grid.yaml
+
+Needs a committed workspace. Runs that DVC finds in its cache are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from ruamel.yaml import YAML
+
+from flows.commands import stream
+from flows.worktree import DVC, worktree
+
+Row = dict[str, str | int | float]
+
+
+@task(task_run_name="{variant} seed {seed}", cache_policy=NO_CACHE)
+def run_variant(profile: str, variant: str, changes: dict[str, Any], seed: int) -> Row:
+    """Train and evaluate one variant with one seed; return what is compared."""
+    with worktree() as folder:
+        _edit(folder / "params.yaml", {"profile": profile, "seed": seed})
+        _edit(folder / "profiles" / f"{profile}.yaml", changes)
+        stream([*DVC, "repro", "evaluate"], get_run_logger().info, cwd=folder)
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    generator = metrics["generator"]
+    return {
+        "variant": variant,
+        "seed": seed,
+        **{f"reward_{name}": value["mean"] for name, value in generator["rewards"].items()},
+        **{name: value for name, value in generator.items() if name != "rewards"},
+        "win_rate_vs_initial": metrics["win_rate"]["vs_initial"]["mean"],
+        "win_rate_vs_reference": metrics["win_rate"]["vs_reference"]["mean"],
+    }
+
+
+@flow(name="distar-grid")
+def grid(path: str) -> None:
+    """Run every variant of a grid file with every seed, one after the other, and write a CSV beside the file."""
+    source = Path(path)
+    plan = YAML(typ="safe").load(source.read_text(encoding="utf-8"))
+    rows: list[Row] = []
+    for seed in plan["seeds"]:
+        for variant, changes in plan["variants"].items():
+            rows.append(run_variant(plan["profile"], variant, changes, seed))
+            with source.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+    create_table_artifact(key="grid", table=rows, description=f"{source.name}: every variant and seed")
+
+
+def _edit(path: Path, changes: dict[str, Any]) -> None:
+    yaml = YAML()
+    document = yaml.load(path)
+    for key, value in changes.items():
+        place = document
+        *parents, last = key.split(".")
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    yaml.dump(document, path)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", nargs="?", default="experiments/tiny_grid.yaml", help="the grid file")
+    grid(parser.parse_args().path)

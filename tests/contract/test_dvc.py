@@ -1,0 +1,85 @@
+"""dvc.yaml against the code: a stage depends on all the code that it runs, and its parameters exist."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+from ruamel.yaml import YAML
+
+from distar.__main__ import STAGES
+from tests.miniature import REPOSITORY
+
+DVC = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
+PARAMS = YAML(typ="safe").load(REPOSITORY / "params.yaml")
+PROFILE = PARAMS["profile"]
+
+# Modules that move no number: how work is shown, named, recorded or refused.
+PRESENTATION = {
+    "distar",
+    "distar.atomic",
+    "distar.errors",
+    "distar.lineage",
+    "distar.lineage.record",
+    "distar.params",  # its values are DVC parameters
+    "distar.paths",
+    "distar.progress",
+    "distar.stages",
+}
+
+
+def file_of(module: str) -> Path:
+    path = Path(*module.split("."))
+    return path / "__init__.py" if (REPOSITORY / path).is_dir() else path.with_suffix(".py")
+
+
+def resolved(text: str) -> str:
+    return text.replace("${profile}", PROFILE)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Any:
+    return grimp.build_graph("distar")
+
+
+def test_stages_are_those_of_the_command_line() -> None:
+    assert list(DVC["stages"]) == list(STAGES)
+    for name, stage in DVC["stages"].items():
+        assert stage["cmd"] == f"python -m distar {name}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dependencies_cover_the_imports(stage: str, graph: Any) -> None:
+    module = f"distar.stages.{stage}"
+    run = {module, *graph.find_upstream_modules(module)} - PRESENTATION
+    if stage in ("prompts", "reference", "rewards", "publish"):  # read parameters alone of all that params imports
+        through_params = graph.find_upstream_modules("distar.params")
+        run -= {m for m in through_params if not graph.direct_import_exists(importer=module, imported=m)}
+    deps = [Path(resolved(dep)) for dep in DVC["stages"][stage]["deps"]]
+    missing = [m for m in sorted(run) if not any(dep == file_of(m) or dep in file_of(m).parents for dep in deps)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_and_files_exist(stage: str) -> None:
+    profile = YAML(typ="safe").load(REPOSITORY / "profiles" / f"{PROFILE}.yaml")
+    for entry in DVC["stages"][stage]["params"]:
+        if isinstance(entry, str):
+            source = resolved(entry)
+            assert source in PARAMS or (REPOSITORY / source).is_file()
+            continue
+        for path, keys in entry.items():
+            assert resolved(path) == f"profiles/{PROFILE}.yaml"
+            assert set(keys) <= set(profile)
+    outs = {path if isinstance(path, str) else next(iter(path)) for s in DVC["stages"].values() for path in s["outs"]}
+    outs |= {next(iter(metric)) for s in DVC["stages"].values() for metric in s.get("metrics", [])}
+    for dep in DVC["stages"][stage]["deps"]:
+        assert resolved(dep) in outs or (REPOSITORY / resolved(dep)).exists(), dep
+
+
+def test_every_profile_has_its_lock() -> None:
+    for profile in (REPOSITORY / "profiles").glob("*.yaml"):
+        assert json.loads(profile.with_suffix("").with_suffix(".lock.json").read_text())
