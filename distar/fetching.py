@@ -8,7 +8,6 @@ in a lock file beside the profile, `profiles/NAME.lock.json`:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from distar.atomic import written_whole
 from distar.errors import ModelFileError
+from distar.hashing import check_file
 from distar.progress import track
 
 Pins = dict[str, dict[str, dict[str, str | int]]]
@@ -53,40 +53,6 @@ def fetch(source: str, pins: Pins, folder: Path) -> None:
             _copy(source, name, target)
             check_file(target, pin, shown_as=f"{source}/{name}")
             progress.advance(note=name)
-
-
-def check_file(path: Path, pin: dict[str, str | int], shown_as: str) -> None:
-    """Compare a file's size and sha256 with its pin.
-
-    Raises:
-        ModelFileError: naming the file, what was expected and what was got.
-    """
-    size, expected_size = path.stat().st_size, pin["bytes"]
-    if size != expected_size:
-        raise ModelFileError(
-            f"{shown_as}: expected {expected_size} bytes, got {size}: the file is "
-            f"{'truncated' if size < int(expected_size) else 'not the pinned one'}; restore or fetch it again"
-        )
-    got = sha256_of(path)
-    if got != pin["sha256"]:
-        raise ModelFileError(
-            f"{shown_as}: expected sha256 {pin['sha256']}, got {got}; restore the file, or pin the new one "
-            "in the profile's lock file if the change is meant"
-        )
-
-
-def sha256_of(path: Path) -> str:
-    """Hash a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def pin_folder(folder: Path) -> dict[str, dict[str, str | int]]:
-    """Pin every file of a folder, in a fixed order."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files
-    }
 
 
 def _copy(source: str, name: str, target: Path) -> None:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_model
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from distar.fetching import pin_folder
+from distar.hashing import pin_folder
 from distar.rewards.attributes import AttributeClassifier
 
 REPOSITORY = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distar.errors import ReleaseError
-from distar.fetching import check_file, pin_folder
+from distar.hashing import check_file, pin_folder
 
 MANIFEST = "manifest.json"
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from distar.atomic import written_whole
 from distar.errors import ReleaseError
-from distar.fetching import sha256_of
+from distar.hashing import sha256_of
 from distar.progress import track
 from distar.release.package import MANIFEST, read_manifest
 

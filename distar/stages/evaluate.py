@@ -16,7 +16,7 @@ from distar.diffusion.families import Family
 from distar.evaluation.metrics import Estimate, WinRate, pairwise_distance, picture_statistics
 from distar.evaluation.report import Lineage, Report, SystemPictures, write_grid, write_page
 from distar.evaluation.sampling import Draw, Requests, draw_images, many_steps, one_step
-from distar.fetching import sha256_of
+from distar.hashing import sha256_of
 from distar.lineage.record import LOCK_PATH, recorded
 from distar.loading import load_family, load_generator, load_initial_generator, load_rewards
 from distar.params import Params, load_params

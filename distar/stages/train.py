@@ -15,7 +15,7 @@ import torch
 from distar import paths
 from distar.atomic import written_whole
 from distar.diffusion.prompt import PromptEmbedding
-from distar.fetching import sha256_of
+from distar.hashing import sha256_of
 from distar.lineage.record import LOCK_PATH, recorded
 from distar.loading import load_family, load_initial_generator, load_rewards
 from distar.params import Params, load_params

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 
 from distar.diffusion.families.sd15 import SD15
 from distar.errors import ParameterError
-from distar.fetching import pin_folder
+from distar.hashing import pin_folder
 from distar.params import lock_path, read_strict
 from distar.progress import track
 from distar.prompts import read_source
@@ -439,7 +440,7 @@ def _new_clip(kitchen: Kitchen, name: str, params: ClipRecipe) -> tuple[CLIPMode
 
 def _text_config(
     tokenizer: CLIPTokenizer, hidden_size: int, num_layers: int, num_heads: int, max_tokens: int
-) -> dict[str, int]:
+) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden_size,
