@@ -32,6 +32,7 @@ def dvc_project(project: Path) -> Path:
 
 def test_flow_runs_every_stage_and_leaves_artifacts(dvc_project: Path) -> None:
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import ArtifactSort, TaskRunSort
 
     from flows.pipeline import pipeline, stages
 
@@ -42,8 +43,8 @@ def test_flow_runs_every_stage_and_leaves_artifacts(dvc_project: Path) -> None:
     with prefect_test_harness():
         pipeline()
         with get_client(sync_client=True) as client:
-            runs = client.read_task_runs()
-            artifacts = {artifact.key for artifact in client.read_artifacts()}
+            runs = client.read_task_runs(limit=200, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
+            artifacts = {artifact.key for artifact in client.read_artifacts(limit=200, sort=ArtifactSort.CREATED_DESC)}
     assert {run.name for run in runs} >= set(STAGES)
     assert {"metrics", "samples", "release"} <= artifacts
     status = [sys.executable, "-m", "dvc", "status", "-q"]
