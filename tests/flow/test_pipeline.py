@@ -31,8 +31,9 @@ def dvc_project(project: Path) -> Path:
 
 
 def test_flow_runs_every_stage_and_leaves_artifacts(dvc_project: Path) -> None:
+    from prefect.artifacts import Artifact
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.sorting import ArtifactSort, TaskRunSort
+    from prefect.client.schemas.sorting import TaskRunSort
 
     from flows.pipeline import pipeline, stages
 
@@ -44,9 +45,9 @@ def test_flow_runs_every_stage_and_leaves_artifacts(dvc_project: Path) -> None:
         pipeline()
         with get_client(sync_client=True) as client:
             runs = client.read_task_runs(limit=200, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
-            artifacts = {artifact.key for artifact in client.read_artifacts(limit=200, sort=ArtifactSort.CREATED_DESC)}
+        artifacts = {key for key in ("metrics", "samples", "release") if Artifact.get(key)}
     assert {run.name for run in runs} >= set(STAGES)
-    assert {"metrics", "samples", "release"} <= artifacts
+    assert artifacts == {"metrics", "samples", "release"}
     status = [sys.executable, "-m", "dvc", "status", "-q"]
     assert subprocess.run(status, check=False).returncode == 0
 
