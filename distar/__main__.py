@@ -14,8 +14,9 @@ STAGES = {
     "prompts": "clean the prompt sources; check that training and evaluation share none",
     "reference": "fetch the reference model and the initial one-step generator, checked by sha256",
     "rewards": "fetch the reward models, checked by sha256",
+    "baseline": "measure the reference and the initial generator, to compare with",
     "train": "align the generator with Diff-Instruct*; resumes from its last checkpoint",
-    "evaluate": "compare reference, initial and trained generator; write metrics and report",
+    "evaluate": "measure the trained generator against the baseline; write metrics and report",
     "package": "write the release folder that plain diffusers loads",
     "publish": "put the release into its store",
 }

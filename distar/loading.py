@@ -9,7 +9,9 @@ import torch
 from distar import paths
 from distar.diffusion.families import Family
 from distar.diffusion.generator import OneStepGenerator
+from distar.errors import ParameterError
 from distar.params import Params
+from distar.rewards.clip import ClipReward
 from distar.rewards.reward import Reward
 
 
@@ -33,3 +35,19 @@ def load_generator(params: Params, family: Family, weights_dir: Path | None) -> 
 def load_rewards(params: Params, device: torch.device) -> dict[str, Reward]:
     """Load every reward of the profile."""
     return {name: reward.build(paths.REWARDS / name).to(device) for name, reward in params.profile.rewards.items()}
+
+
+def diversity_features(params: Params, rewards: dict[str, Reward]) -> ClipReward:
+    """Return the reward whose picture features measure diversity.
+
+    Raises:
+        ParameterError: it is not a CLIP model.
+    """
+    name = params.profile.evaluate.diversity.features
+    reward = rewards[name]
+    if not isinstance(reward, ClipReward):
+        raise ParameterError(
+            f"evaluate.diversity.features: got {name!r}, a {type(reward).__name__}, which has no picture features; "
+            "name a reward of kind clip_score or pickscore"
+        )
+    return reward

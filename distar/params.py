@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from distar.diffusion.families import ReferenceParams
 from distar.errors import ParameterError
+from distar.evaluation.params import EvaluateParams
 from distar.prompts import PromptParams
 from distar.rewards import RewardParams
 from distar.training.params import TrainParams
@@ -41,33 +42,6 @@ class RuntimeParams(_Strict):
     num_threads: int = Field(gt=0)
     deterministic: bool
     flush_denormal: bool
-
-
-class ReferenceSamplingParams(_Strict):
-    """How the reference draws the pictures that the generator is compared with."""
-
-    num_steps: int = Field(gt=0)
-    guidance_scale: float
-
-
-class DiversityParams(_Strict):
-    """Per-prompt diversity: prompts, pictures of each, and the reward whose features measure distance."""
-
-    num_prompts: int = Field(gt=0)
-    num_images_per_prompt: int = Field(gt=1)
-    features: str
-
-
-class EvaluateParams(_Strict):
-    """What is measured after training, on prompts that training never saw."""
-
-    batch_size: int = Field(gt=0)
-    rewards: list[str] = Field(min_length=1)
-    compare_by: str
-    judge: str | None
-    reference: ReferenceSamplingParams
-    diversity: DiversityParams
-    num_grid_prompts: int = Field(gt=0)
 
 
 class PackageParams(_Strict):

@@ -13,6 +13,8 @@ REFERENCE = OUTPUTS / "reference" / "pipeline"
 INITIAL_GENERATOR = OUTPUTS / "reference" / "initial_generator"
 REWARDS = OUTPUTS / "rewards"
 
+BASELINE = OUTPUTS / "baseline"
+
 GENERATOR = OUTPUTS / "generator"
 GENERATOR_WEIGHTS = GENERATOR / "weights"
 UPDATES_LOG = GENERATOR / "updates.csv"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from distar.rewards.attributes import AttributeClassifier
 
 REPOSITORY = Path(__file__).parent.parent
 TOKENIZER = REPOSITORY / "models" / "tiny" / "reference" / "tokenizer"
-WIDTH, TOKENS = 16, 24
+WIDTH, TOKENS = 16, 16
 ATTRIBUTES = {"shape": ["star", "moon"], "colour": ["red", "teal"], "background": ["white", "sand"]}
 
 
@@ -134,6 +137,35 @@ def make_project(folder: Path, models: Path) -> Path:
     )
     (folder / "evaluation.txt").write_text("\n".join(f"a red star, white backdrop {i}" for i in range(7)) + "\n")
     return folder
+
+
+def with_pipeline(folder: Path) -> Path:
+    """Turn a miniature into a git and DVC project with the real dvc.yaml and code."""
+    for name in ("distar", "flows"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (REPOSITORY / "dvc.yaml").read_text().replace("models/tiny/prompts", "train.txt")
+    (folder / "dvc.yaml").write_text(text)
+    shutil.copy(REPOSITORY / ".gitignore", folder)
+    commands = [
+        ["git", "init", "-q", "-b", "main"],
+        ["git", "config", "user.email", "test@example.org"],
+        ["git", "config", "user.name", "test"],
+        [sys.executable, "-m", "dvc", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "commit", "-qm", "Begin"],
+    ]
+    for command in commands:
+        subprocess.run(command, cwd=folder, check=True)
+    return folder
+
+
+def run_dvc(folder: Path, *arguments: str) -> str:
+    """Run dvc in a project and return what it prints; `python` in its stages is this interpreter."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def edit(path: Path, *keys: str, value: Any) -> None:

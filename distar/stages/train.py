@@ -17,10 +17,9 @@ from distar.atomic import written_whole
 from distar.diffusion.prompt import PromptEmbedding
 from distar.hashing import sha256_of
 from distar.lineage.record import LOCK_PATH, recorded
-from distar.loading import load_family, load_initial_generator, load_rewards
+from distar.loading import diversity_features, load_family, load_initial_generator, load_rewards
 from distar.params import Params, load_params
 from distar.prompts import load_prompts
-from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
 from distar.training.checkpoint import WorkDirectory
 from distar.training.loop import PromptData, Training, write_rows
@@ -37,9 +36,6 @@ def run() -> None:
         device = accelerator.device
         family = load_family(params, device)
         rewards = load_rewards(params, device)
-        features = rewards[params.profile.evaluate.diversity.features]
-        if not isinstance(features, ClipReward):
-            raise TypeError(f"evaluate.diversity.features must be a CLIP reward, not {type(features).__name__}")
         prompts = load_prompts(paths.TRAIN_PROMPTS)
         batches = [prompts[i : i + _ENCODING_BATCH] for i in range(0, len(prompts), _ENCODING_BATCH)]
         embedding = PromptEmbedding.cat([family.encode_prompts(batch).to("cpu") for batch in batches])
@@ -50,7 +46,7 @@ def run() -> None:
             load_initial_generator(params, family),
             PromptData(prompts, embedding),
             rewards,
-            features,
+            diversity_features(params, rewards),
             accelerator,
         )
         fingerprint = run_fingerprint(params)

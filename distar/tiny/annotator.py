@@ -10,10 +10,10 @@ import math
 
 from distar.tiny.world import Scene, Subject
 
-GOOD_SIZE = 0.31
+GOOD_SIZE = 0.33
 _SHAPE, _COLOUR, _BACKGROUND = 3.0, 2.5, 2.0
 _CLEAN, _VIVID, _CENTRED, _SIZE = 2.5, 2.0, 1.5, 1.5
-_MAX_OFFSET = 0.31 * math.sqrt(2)
+_MAX_OFFSET = 0.12 * math.sqrt(2)
 _INDECISION = 0.6
 
 
@@ -25,7 +25,7 @@ def utility(wanted: Subject, scene: Scene, corruption: float) -> float:
     """
     shown = scene.subject
     off_centre = math.hypot(scene.x, scene.y) / _MAX_OFFSET
-    off_size = abs(scene.size - GOOD_SIZE) / 0.15
+    off_size = abs(scene.size - GOOD_SIZE) / 0.09
     return (
         _SHAPE * (shown.shape == wanted.shape)
         + _COLOUR * (shown.colour == wanted.colour)

@@ -100,17 +100,11 @@ def _drop() -> Outline:
     return [*round_part, (0.0, -1.0)]
 
 
-def _flower() -> list[Outline]:
-    petals = [_disc(0.40, 0.60 * math.cos(a), 0.60 * math.sin(a)) for a in np.arange(5) * 2 * math.pi / 5 - math.pi / 2]
-    return [*petals, _disc(0.42)]
-
-
 _CROSS: Outline = [
     (-0.32, -1), (0.32, -1), (0.32, -0.32), (1, -0.32), (1, 0.32), (0.32, 0.32),
     (0.32, 1), (-0.32, 1), (-0.32, 0.32), (-1, 0.32), (-1, -0.32), (-0.32, -0.32),
 ]  # fmt: skip
 _ARROW: Outline = [(-1, -0.27), (0.12, -0.27), (0.12, -0.78), (1, 0), (0.12, 0.78), (0.12, 0.27), (-1, 0.27)]
-_BOLT: Outline = [(0.25, -1), (-0.62, 0.18), (-0.08, 0.18), (-0.28, 1), (0.62, -0.28), (0.06, -0.28)]
 
 # Each shape fits the unit circle: outlines to fill, then outlines to cut out.
 _OUTLINES: dict[str, tuple[list[Outline], list[Outline]]] = {
@@ -124,6 +118,4 @@ _OUTLINES: dict[str, tuple[list[Outline], list[Outline]]] = {
     "ring": ([_disc(0.95)], [_disc(0.52)]),
     "drop": ([_drop()], []),
     "arrow": ([_ARROW], []),
-    "flower": (_flower(), []),
-    "bolt": ([_BOLT], []),
 }

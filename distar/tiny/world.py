@@ -24,8 +24,6 @@ SHAPES = (
     "ring",
     "drop",
     "arrow",
-    "flower",
-    "bolt",
 )
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (216, 38, 42),
@@ -120,16 +118,16 @@ def split_subjects(split: Split) -> tuple[Subject, ...]:
 
 def sample_scene(subject: Subject, rng: np.random.Generator) -> Scene:
     """Draw what the caption leaves open; the subject always stays within the picture."""
-    size = rng.uniform(0.16, 0.40)
-    room = max(0.0, 0.47 - size)
+    size = rng.uniform(0.24, 0.40)
+    room = min(0.12, 0.47 - size)
     return Scene(
         subject=subject,
         size=size,
         x=rng.uniform(-room, room),
         y=rng.uniform(-room, room),
-        rotation=rng.uniform(-0.35, 0.35),
+        rotation=rng.uniform(-0.25, 0.25),
         vividness=rng.uniform(0.4, 1.0),
-        light=rng.uniform(-2.4, -0.7),
+        light=rng.uniform(-2.0, -1.1),
     )
 
 

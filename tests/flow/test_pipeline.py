@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,18 +14,13 @@ from prefect.testing.utilities import prefect_test_harness
 
 from distar.__main__ import STAGES
 from flows.commands import CommandError, stream
-from tests.miniature import REPOSITORY
+from tests.miniature import with_pipeline
 
 
 @pytest.fixture
 def dvc_project(project: Path) -> Path:
     """Turn the miniature into a git and DVC project with the real dvc.yaml and code."""
-    for name in ("distar", "flows"):
-        shutil.copytree(REPOSITORY / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
-    text = (REPOSITORY / "dvc.yaml").read_text().replace("models/tiny/prompts", "train.txt")
-    (project / "dvc.yaml").write_text(text)
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, check=True)
+    with_pipeline(project)
     return project
 
 
