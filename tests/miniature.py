@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from ruamel.yaml import YAML
 from safetensors.torch import save_model
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from distar.diffusion.families.sd15 import write_pipeline
 from distar.hashing import pin_folder
 from distar.rewards.attributes import AttributeClassifier
 
@@ -59,32 +60,26 @@ def save_models(folder: Path) -> None:
     """Write a reference, an initial generator, two CLIP rewards and a judge, all with random weights."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
-    vae = AutoencoderKL(
-        sample_size=16,
-        block_out_channels=(8, 8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+    autoencoder: dict[str, Any] = {
+        "sample_size": 16,
+        "block_out_channels": (8, 8, 8),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     )
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(CLIPTextConfig(**text_config(tokenizer))),
-        tokenizer=tokenizer,
-        unet=make_unet(),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder / "reference")
+    text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(tokenizer)))
+    vae = AutoencoderKL(**autoencoder)
+    write_pipeline(folder / "reference", vae, text_encoder, tokenizer, make_unet(), scheduler)
     make_unet().save_pretrained(folder / "initial_generator")
     vision = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
     for name in ("preference", "matching"):
@@ -98,7 +93,7 @@ def save_models(folder: Path) -> None:
         preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
         (folder / name / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     (folder / "judge").mkdir()
-    save_model(AttributeClassifier([4, 8], ATTRIBUTES), folder / "judge" / "model.safetensors")
+    save_model(AttributeClassifier([4, 8], ATTRIBUTES), str(folder / "judge" / "model.safetensors"))
     (folder / "judge" / "config.json").write_text(json.dumps({"channels": [4, 8], "attributes": ATTRIBUTES}))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from distar.diffusion.denoiser import Denoiser
-from distar.diffusion.parametrization import x0_to_eps
+from distar.diffusion.parametrization import from_x0
 from distar.diffusion.prompt import PromptEmbedding
 
 
@@ -22,8 +22,9 @@ class Assistant(Denoiser):
         prompt: PromptEmbedding,
         forward: nn.Module | None = None,
     ) -> Float[Tensor, " b"]:
-        """Compute ‖eps_ψ(x_t, t, c) − eps‖² for each sample, averaged over its dimensions.
+        """Compute ‖output(x_t, t, c) − target‖² for each sample, averaged over its dimensions.
 
+        Output and target are what the network predicts: eps for the paper's models, v or x0 for others.
         The average (not the sum of the generator's loss) leaves the minimiser where it is and keeps the
         gradient clip independent of the latents' size. `forward` is the module to call in place of this
         one: itself, as wrapped for distribution.
@@ -31,5 +32,6 @@ class Assistant(Denoiser):
         alpha, sigma = self.schedule.alpha_sigma(timestep)
         x_t = alpha * x0 + sigma * eps
         estimate = (forward or self)(x_t, timestep, prompt)
-        predicted = x0_to_eps(estimate, x_t, alpha, sigma)
-        return torch.square(predicted - eps).flatten(1).mean(1)
+        output = from_x0(estimate, x_t, alpha, sigma, self.prediction)
+        target = from_x0(x0, x_t, alpha, sigma, self.prediction)
+        return torch.square(output - target).flatten(1).mean(1)

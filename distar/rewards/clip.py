@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,14 @@ class ClipReward(Reward):
         scale: what the cosine is multiplied with; None for the model's own learnt temperature.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, folder: Path, scale: float | None) -> None:
         from transformers import CLIPModel, CLIPTokenizer
 
         super().__init__()
-        self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        self.model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         preprocessing = json.loads((folder / "preprocessor_config.json").read_text())
         self.register_buffer("mean", torch.tensor(preprocessing["image_mean"]).view(1, 3, 1, 1), persistent=False)

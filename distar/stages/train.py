@@ -54,7 +54,7 @@ def run() -> None:
             trained = training.run(work_dir)
         if accelerator.is_main_process:
             with written_whole(paths.GENERATOR) as folder:
-                trained.network.save_pretrained(folder / paths.GENERATOR_WEIGHTS.name)
+                family.save_generator(trained.generator, folder / paths.GENERATOR_WEIGHTS.name)
                 write_rows(trained.updates, folder / paths.UPDATES_LOG.name)
                 write_rows(trained.probes, folder / paths.PROBES_LOG.name)
         record["device"] = str(device)

@@ -86,11 +86,13 @@ def draw_imperfect(pictures: Pictures, vae: AutoencoderKL, rng: torch.Generator)
     partner[order] = order.roll(1)  # mostly another scene of the same subject
     with track("draw imperfect pictures", len(pictures)) as progress:
         for index in torch.arange(len(pictures)).split(128):
-            latents, others = (vae.encode(pictures.images(i) * 2 - 1).latent_dist.mean for i in (index, partner[index]))
+            latents, others = (
+                vae.encode(pictures.images(i) * 2 - 1, return_dict=False)[0].mean for i in (index, partner[index])
+            )
             share = blend[index].view(-1, 1, 1, 1)
-            noise = torch.randn(latents.shape, generator=rng) / vae.config.scaling_factor
+            noise = torch.randn(latents.shape, generator=rng) / vae.config["scaling_factor"]
             spoilt = (1 - share) * latents + share * others + noise_level[index].view(-1, 1, 1, 1) * noise
-            decoded = vae.decode(spoilt).sample / 2 + 0.5
+            decoded = vae.decode(spoilt, return_dict=False)[0] / 2 + 0.5
             pixels[index] = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)
             progress.advance(len(index))
     return Imperfect(pixels, noise_level + 1.6 * blend)

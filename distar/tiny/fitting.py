@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distar.progress import track
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 _STEPS_BETWEEN_CHECKPOINTS = 200
 _WARMUP_STEPS = 100
@@ -31,11 +34,11 @@ class FitParams(BaseModel):
 
 def fit(
     name: str,
-    model: nn.Module,
-    loss_at: Callable[[nn.Module, int], Tensor],
+    model: ModelT,
+    loss_at: Callable[[ModelT, int], Tensor],
     params: FitParams,
     work_dir: Path,
-) -> nn.Module:
+) -> ModelT:
     """Minimise `loss_at(model, step)` with AdamW and a cosine decay; return the averaged model in eval mode.
 
     A checkpoint in `work_dir` is taken up where it stands. `loss_at` must derive its random numbers
@@ -76,7 +79,7 @@ def fit(
                     },
                     checkpoint_path,
                 )
-    return averaged.module.eval()
+    return cast("ModelT", averaged.module).eval()
 
 
 def _schedule(step: int, num_steps: int) -> float:

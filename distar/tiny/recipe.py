@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_model
 from tokenizers import Tokenizer
@@ -30,7 +30,11 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from distar.diffusion.families.sd15 import SD15
+from distar.diffusion.assistant import Assistant
+from distar.diffusion.families.sd15 import SD15, call_unet, write_pipeline
+from distar.diffusion.parametrization import Prediction
+from distar.diffusion.prompt import PromptEmbedding
+from distar.diffusion.schedule import Schedule
 from distar.errors import ParameterError
 from distar.hashing import pin_folder
 from distar.params import lock_path, read_strict
@@ -81,12 +85,12 @@ class TextEncoderRecipe(_Strict):
 class DenoiserRecipe(_Strict):
     """UNet2DConditionModel; attention at its coarsest level."""
 
+    prediction: Prediction
     block_out_channels: list[int]
     layers_per_block: int = Field(gt=0)
     num_heads: int = Field(gt=0)
     norm_num_groups: int = Field(gt=0)
     prompt_dropout: float = Field(ge=0, lt=1)
-    min_snr_gamma: float = Field(gt=0)
     fit: FitParams
 
 
@@ -178,29 +182,29 @@ def build_autoencoder(kitchen: Kitchen) -> None:
     params = kitchen.recipe.autoencoder
     num_levels = len(params.block_out_channels)
     kitchen.start("autoencoder")
-    model = AutoencoderKL(
-        sample_size=RESOLUTION,
-        block_out_channels=tuple(params.block_out_channels),
-        layers_per_block=params.layers_per_block,
-        latent_channels=params.latent_channels,
-        norm_num_groups=params.norm_num_groups,
-        down_block_types=("DownEncoderBlock2D",) * num_levels,
-        up_block_types=("UpDecoderBlock2D",) * num_levels,
-    )
+    config: dict[str, Any] = {
+        "sample_size": RESOLUTION,
+        "block_out_channels": tuple(params.block_out_channels),
+        "layers_per_block": params.layers_per_block,
+        "latent_channels": params.latent_channels,
+        "norm_num_groups": params.norm_num_groups,
+        "down_block_types": ("DownEncoderBlock2D",) * num_levels,
+        "up_block_types": ("UpDecoderBlock2D",) * num_levels,
+    }
 
-    def loss_at(autoencoder: nn.Module, step: int) -> Tensor:
+    def loss_at(autoencoder: AutoencoderKL, step: int) -> Tensor:
         index = kitchen.batch_index("autoencoder", step, params.fit.batch_size)
         pixels = kitchen.pictures.images(index) * 2 - 1
-        posterior = autoencoder.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=kitchen.draws("autoencoder noise", step))
-        decoded = autoencoder.decode(posterior.mean + posterior.std * noise).sample
+        posterior: Any = autoencoder.encode(pixels, return_dict=False)[0]
+        latents = posterior.sample(generator=kitchen.draws("autoencoder noise", step))
+        (decoded,) = autoencoder.decode(latents, return_dict=False)
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
         return params.mse_weight * F.mse_loss(decoded, pixels) + F.l1_loss(decoded, pixels) + params.kl_weight * kl
 
-    trained = fit("autoencoder", model, loss_at, params.fit, kitchen.work_dir)
+    trained = fit("autoencoder", AutoencoderKL(**config), loss_at, params.fit, kitchen.work_dir)
     with torch.no_grad():
         sample = kitchen.pictures.images(kitchen.batch_index("latent scale", 0, 512)) * 2 - 1
-        latents = trained.encode(sample).latent_dist.mean
+        latents = trained.encode(sample, return_dict=False)[0].mean
     trained.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     trained.half().save_pretrained(kitchen.models_dir / "reference" / "vae")
 
@@ -212,7 +216,7 @@ def build_tokenizer(kitchen: Kitchen) -> None:
     learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = splitter.normalizer, splitter.pre_tokenizer
     learner.train_from_iterator(captions, BpeTrainer(end_of_word_suffix="</w>", show_progress=False))
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
 
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
@@ -228,7 +232,7 @@ def build_tokenizer(kitchen: Kitchen) -> None:
 
 
 def build_reference(kitchen: Kitchen) -> None:
-    """Train text encoder and denoiser together, eps-prediction with min-SNR weights, and write the pipeline."""
+    """Train text encoder and denoiser together, and write the pipeline."""
     text, params = kitchen.recipe.text_encoder, kitchen.recipe.denoiser
     folder = kitchen.models_dir / "reference"
     vae = kitchen.autoencoder
@@ -238,7 +242,7 @@ def build_reference(kitchen: Kitchen) -> None:
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="epsilon",
+        prediction_type=params.prediction,
         clip_sample=False,  # diffusers' default is True, and washes latents out
         set_alpha_to_one=False,
         steps_offset=1,
@@ -248,51 +252,46 @@ def build_reference(kitchen: Kitchen) -> None:
         CLIPTextConfig(**_text_config(tokenizer, text.hidden_size, text.num_layers, text.num_heads, text.max_tokens))
     )
     channels = params.block_out_channels
-    unet = UNet2DConditionModel(
-        sample_size=RESOLUTION // 2 ** (len(kitchen.recipe.autoencoder.block_out_channels) - 1),
-        in_channels=kitchen.recipe.autoencoder.latent_channels,
-        out_channels=kitchen.recipe.autoencoder.latent_channels,
-        block_out_channels=tuple(channels),
-        layers_per_block=params.layers_per_block,
-        cross_attention_dim=text.hidden_size,
-        attention_head_dim=params.num_heads,
-        norm_num_groups=params.norm_num_groups,
-        down_block_types=("DownBlock2D",) * (len(channels) - 1) + ("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (len(channels) - 1),
+    config: dict[str, Any] = {
+        "sample_size": RESOLUTION // 2 ** (len(kitchen.recipe.autoencoder.block_out_channels) - 1),
+        "in_channels": kitchen.recipe.autoencoder.latent_channels,
+        "out_channels": kitchen.recipe.autoencoder.latent_channels,
+        "block_out_channels": tuple(channels),
+        "layers_per_block": params.layers_per_block,
+        "cross_attention_dim": text.hidden_size,
+        "attention_head_dim": params.num_heads,
+        "norm_num_groups": params.norm_num_groups,
+        "down_block_types": ("DownBlock2D",) * (len(channels) - 1) + ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (len(channels) - 1),
+    }
+    model = _TextToImage(
+        text_encoder,
+        Assistant(
+            UNet2DConditionModel(**config),
+            call_unet,
+            Schedule(scheduler.alphas_cumprod),
+            params.prediction,
+            PromptEmbedding({}),
+        ),
     )
     mean, std = _encode_all(vae, kitchen.pictures)
     tokens = _caption_tokens(tokenizer, kitchen.pictures)
     null_tokens = tokenizer("", padding="max_length", return_tensors="pt").input_ids
-    alphas_cumprod = scheduler.alphas_cumprod
-    snr_weight = (params.min_snr_gamma * (1 - alphas_cumprod) / alphas_cumprod).clamp(max=1)
 
-    def loss_at(model: nn.Module, step: int) -> Tensor:
+    def loss_at(model: _TextToImage, step: int) -> Tensor:
         index = kitchen.batch_index("reference", step, params.fit.batch_size)
         rng = kitchen.draws("reference noise", step)
         x0 = mean[index] + std[index] * torch.randn(mean[index].shape, generator=rng)
         eps = torch.randn(x0.shape, generator=rng)
-        timestep = torch.randint(1000, (len(x0),), generator=rng)
+        timestep = torch.randint(model.denoiser.schedule.num_timesteps, (len(x0),), generator=rng)
         template = torch.randint(len(TEMPLATES), (len(x0),), generator=rng)
         dropped = torch.rand(len(x0), 1, generator=rng) < params.prompt_dropout
         input_ids = torch.where(dropped, null_tokens, tokens[index, template])
-        alpha_squared = alphas_cumprod[timestep].view(-1, 1, 1, 1)
-        x_t = alpha_squared.sqrt() * x0 + (1 - alpha_squared).sqrt() * eps
-        hidden_states = model["text_encoder"](input_ids)[0]
-        predicted = model["unet"](x_t, timestep, encoder_hidden_states=hidden_states).sample
-        return (snr_weight[timestep] * (predicted - eps).square().flatten(1).mean(1)).mean()
+        prompt = PromptEmbedding({"hidden_states": model.text_encoder(input_ids)[0]})
+        return model.denoiser.denoising_loss(x0, eps, timestep, prompt).mean()
 
-    both = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
-    trained = fit("reference", both, loss_at, params.fit, kitchen.work_dir)
-    StableDiffusionPipeline(
-        vae=vae.half(),
-        text_encoder=trained["text_encoder"].half(),
-        tokenizer=tokenizer,
-        unet=trained["unet"].half(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    trained = fit("reference", model, loss_at, params.fit, kitchen.work_dir).half()
+    write_pipeline(folder, vae.half(), trained.text_encoder, tokenizer, trained.denoiser.network, scheduler)
 
 
 def build_matching(kitchen: Kitchen) -> None:
@@ -302,7 +301,7 @@ def build_matching(kitchen: Kitchen) -> None:
     tokens = _caption_tokens(tokenizer, kitchen.pictures)
     _, subject = kitchen.pictures.labels.unique(dim=0, return_inverse=True)
 
-    def loss_at(clip: nn.Module, step: int) -> Tensor:
+    def loss_at(clip: CLIPModel, step: int) -> Tensor:
         index = kitchen.batch_index("matching", step, params.fit.batch_size)
         rng = kitchen.draws("matching captions", step)
         template = torch.randint(len(TEMPLATES), (len(index),), generator=rng)
@@ -312,7 +311,8 @@ def build_matching(kitchen: Kitchen) -> None:
         target = same / same.sum(1, keepdim=True)  # two pictures of one subject fit both captions
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    _save_clip(fit("matching", model, loss_at, params.fit, kitchen.work_dir), kitchen.models_dir / "matching")
+    trained = fit("matching", model, loss_at, params.fit, kitchen.work_dir)
+    trained.half().save_pretrained(kitchen.models_dir / "matching")
 
 
 def build_classifier(kitchen: Kitchen) -> None:
@@ -322,7 +322,7 @@ def build_classifier(kitchen: Kitchen) -> None:
     kitchen.start("classifier")
     model = AttributeClassifier(params.channels, attributes)
 
-    def loss_at(classifier: nn.Module, step: int) -> Tensor:
+    def loss_at(classifier: AttributeClassifier, step: int) -> Tensor:
         index = kitchen.batch_index("classifier", step, params.fit.batch_size)
         images, _ = kitchen.seen_images(index, kitchen.draws("classifier noise", step))
         labels = kitchen.pictures.labels[index]
@@ -332,7 +332,7 @@ def build_classifier(kitchen: Kitchen) -> None:
     trained = fit("classifier", model, loss_at, params.fit, kitchen.work_dir)
     folder = kitchen.models_dir / "judge"
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(trained.half(), folder / "model.safetensors")
+    save_model(trained.half(), str(folder / "model.safetensors"))
     config = {"channels": params.channels, "attributes": attributes}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -345,7 +345,7 @@ def build_preference(kitchen: Kitchen) -> None:
     scenes = kitchen.pictures.scenes
     similar = _Neighbours(kitchen.pictures.labels)
 
-    def loss_at(clip: nn.Module, step: int) -> Tensor:
+    def loss_at(clip: CLIPModel, step: int) -> Tensor:
         size = params.fit.batch_size
         rng = kitchen.draws("preference", step)
         wanted = kitchen.batch_index("preference caption", step, size)
@@ -363,7 +363,8 @@ def build_preference(kitchen: Kitchen) -> None:
         scores = _clip_scores(clip, images.unflatten(0, (size, 2)), tokens[wanted, template])
         return F.binary_cross_entropy_with_logits(scores[:, 0] - scores[:, 1], chosen)
 
-    _save_clip(fit("preference", model, loss_at, params.fit, kitchen.work_dir), kitchen.models_dir / "preference")
+    trained = fit("preference", model, loss_at, params.fit, kitchen.work_dir)
+    trained.half().save_pretrained(kitchen.models_dir / "preference")
 
 
 def build_initial_generator(kitchen: Kitchen) -> None:
@@ -386,7 +387,7 @@ def build_initial_generator(kitchen: Kitchen) -> None:
     fingerprint = hashlib.sha256(kitchen.recipe.model_dump_json().encode()).hexdigest()
     with WorkDirectory(kitchen.work_dir / "initial_generator", fingerprint) as work_dir:
         trained = training.run(work_dir)
-    trained.network.half().save_pretrained(kitchen.models_dir / "initial_generator")
+    family.save_generator(trained.generator.half(), kitchen.models_dir / "initial_generator")
 
 
 def pin(kitchen: Kitchen) -> None:
@@ -394,6 +395,13 @@ def pin(kitchen: Kitchen) -> None:
     folders = ("reference", "initial_generator", "preference", "matching", "judge")
     pins = {f"file://{kitchen.models_dir / name}": pin_folder(kitchen.models_dir / name) for name in folders}
     lock_path("tiny").write_text(json.dumps(pins, indent=2) + "\n", encoding="utf-8")
+
+
+class _TextToImage(nn.Module):
+    def __init__(self, text_encoder: CLIPTextModel, denoiser: Assistant) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.denoiser = denoiser
 
 
 class _Neighbours:
@@ -455,24 +463,20 @@ def _text_config(
     }
 
 
-def _clip_features(clip: nn.Module, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _clip_features(clip: Any, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pictures = clip.get_image_features(pixel_values=(images - 0.5) / 0.25).pooler_output
     texts = clip.get_text_features(input_ids=tokens).pooler_output
     return F.normalize(pictures, dim=-1), F.normalize(texts, dim=-1), clip.logit_scale.exp()
 
 
-def _clip_logits(clip: nn.Module, images: Tensor, tokens: Tensor) -> Tensor:
+def _clip_logits(clip: CLIPModel, images: Tensor, tokens: Tensor) -> Tensor:
     pictures, texts, scale = _clip_features(clip, images, tokens)
     return scale * pictures @ texts.T
 
 
-def _clip_scores(clip: nn.Module, images: Tensor, tokens: Tensor) -> Tensor:
+def _clip_scores(clip: CLIPModel, images: Tensor, tokens: Tensor) -> Tensor:
     pictures, texts, scale = _clip_features(clip, images.flatten(0, 1), tokens)
     return scale * (pictures.unflatten(0, images.shape[:2]) * texts[:, None]).sum(-1)
-
-
-def _save_clip(clip: nn.Module, folder: Path) -> None:
-    clip.half().save_pretrained(folder)
 
 
 def _caption_tokens(tokenizer: CLIPTokenizer, pictures: Pictures) -> Tensor:
@@ -493,9 +497,9 @@ def _encode_all(vae: AutoencoderKL, pictures: Pictures) -> tuple[Tensor, Tensor]
     means, stds = [], []
     with track("encode pictures", len(pictures)) as progress:
         for index in torch.arange(len(pictures)).split(256):
-            posterior = vae.encode(pictures.images(index) * 2 - 1).latent_dist
-            means.append(posterior.mean * vae.config.scaling_factor)
-            stds.append(posterior.std * vae.config.scaling_factor)
+            (posterior,) = vae.encode(pictures.images(index) * 2 - 1, return_dict=False)
+            means.append(posterior.mean * vae.config["scaling_factor"])
+            stds.append(posterior.std * vae.config["scaling_factor"])
             progress.advance(len(index))
     return torch.cat(means), torch.cat(stds)
 

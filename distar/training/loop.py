@@ -50,9 +50,9 @@ class PromptData:
 
 @dataclass(frozen=True)
 class Trained:
-    """The result: the averaged generator's network, the log of updates and the log of probes."""
+    """The result: the averaged generator, the log of updates and the log of probes."""
 
-    network: nn.Module
+    generator: OneStepGenerator
     updates: list[Row]
     probes: list[Row]
 
@@ -146,7 +146,7 @@ class Training:
                 if due and self.accelerator.is_main_process:
                     work_dir.save(self.iteration, self._state())
                 progress.advance(note=self._note())
-        return Trained(self.ema.module.denoiser.network, self.updates, self.probes)
+        return Trained(self.ema.module, self.updates, self.probes)
 
     def _assistant_update(self, purpose: str, interval: Interval) -> None:
         batch = self._batch(purpose)

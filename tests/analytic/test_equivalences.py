@@ -11,7 +11,7 @@ from torch import Tensor
 from distar.diffusion.denoiser import Denoiser
 from distar.diffusion.prompt import PromptEmbedding
 from distar.divergences import KL, L2, Divergence, PseudoHuber
-from distar.divergences.comparison import Comparison, WeightingParams
+from distar.divergences.comparison import Comparison, Space, WeightingParams
 from distar.training.step import Batch, Objective, generator_loss
 from tests.analytic.gaussian import SCHEDULE, assistant_of, reference_of
 
@@ -58,7 +58,7 @@ def reward(x0: Tensor, prompts: Sequence[str]) -> Tensor:
     return -(x0 - 1).square().flatten(1).sum(1)
 
 
-def divergences(space: str) -> list[Divergence]:
+def divergences(space: Space) -> list[Divergence]:
     return [
         KL(kind="kl", space=space, weighting=FLAT, normalize=False),
         KL(kind="kl", space=space, weighting=FLAT, normalize=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,9 @@ from distar.diffusion.parametrization import Prediction
 from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.diffusion.schedule import Schedule
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 class SD15(BaseModel):
@@ -106,31 +109,45 @@ class StableDiffusion15(nn.Module):
         denoiser = Denoiser(*self._denoiser_parts(network.to(self.device).requires_grad_(True)))
         return OneStepGenerator(denoiser, timestep, noise_scale)
 
+    def save_generator(self, generator: OneStepGenerator, weights_dir: Path) -> None:
+        """Write a generator's network in diffusers' layout; `generator` reads it back."""
+        cast("UNet2DConditionModel", generator.denoiser.network).save_pretrained(weights_dir)
+
     def save_pipeline(self, weights_dir: Path, folder: Path) -> None:
         """Write a pipeline that plain diffusers loads: this family's components with the generator's network."""
-        from diffusers import LCMScheduler, StableDiffusionPipeline
+        from diffusers import LCMScheduler
 
         network = type(self.network).from_pretrained(weights_dir, dtype=torch.float32, local_files_only=True)
         scheduler = LCMScheduler.from_config(self._scheduler_config, clip_sample=False)
-        StableDiffusionPipeline(
-            vae=self.autoencoder,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=network,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(folder)
+        write_pipeline(folder, self.autoencoder, self.text_encoder, self.tokenizer, network, scheduler)
 
     def _denoiser_parts(
         self, network: nn.Module
     ) -> tuple[nn.Module, NetworkCall, Schedule, Prediction, PromptEmbedding]:
         schedule = self.schedule.to(self.device, torch.float32)
-        return network, _call, schedule, self.prediction, self.encode_prompts([""])
+        return network, call_unet, schedule, self.prediction, self.encode_prompts([""])
 
 
-def _call(
+def write_pipeline(
+    folder: Path, vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, unet: nn.Module, scheduler: Any
+) -> None:
+    """Write components as a `StableDiffusionPipeline` without safety checker."""
+    from diffusers import StableDiffusionPipeline
+
+    components: dict[str, Any] = {
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "unet": unet,
+        "scheduler": scheduler,
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    StableDiffusionPipeline(**components, requires_safety_checker=False).save_pretrained(folder)
+
+
+def call_unet(
     network: nn.Module, x_t: Float[Tensor, "b c h w"], timestep: Int[Tensor, " b"], prompt: PromptEmbedding
 ) -> Float[Tensor, "b c h w"]:
+    """Call a UNet2DConditionModel with the text encoder's hidden states."""
     return network(x_t, timestep, encoder_hidden_states=prompt.tensors["hidden_states"]).sample
