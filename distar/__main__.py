@@ -24,7 +24,7 @@ STAGES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the process's exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return options.run(options) or 0
     except DistarError as error:
@@ -32,13 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    root = argparse.ArgumentParser(
         prog="distar",
         description="Diff-Instruct*: align one-step text-to-image generators with human preference.",
         epilog="The stages read params.yaml and are usually run by `dvc repro`, which knows what is out of date.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage, summary in STAGES.items():
         command = commands.add_parser(stage, help=summary, description=f"Stage {stage}: {summary}.")
         command.set_defaults(run=_run_stage)
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw the evaluation captions with the reference in many steps and ask the judge.",
     )
     check.set_defaults(run=_run_tiny_check)
-    return parser
+    return root
 
 
 def _run_stage(options: argparse.Namespace) -> None:
@@ -91,7 +92,7 @@ def _run_sample(options: argparse.Namespace) -> None:
 
 
 def _run_tiny_build(options: argparse.Namespace) -> None:
-    from distar.tiny.recipe import build
+    from distar.tiny.build import build
 
     build(options.only)
 

@@ -92,6 +92,17 @@ def test_only_the_network_whose_turn_it_is_moves(name, family, players, batch) -
     assert all(parameter.requires_grad for parameter in assistant.module.parameters())
 
 
+def test_assistants_loss_is_the_papers(family, batch) -> None:
+    """‖ε_ψ(x_t, t, c) − ε‖² for a network that predicts ε, computed with the network itself."""
+    assistant = family.assistant()
+    with torch.no_grad():
+        losses = assistant.denoising_loss(batch.noise, batch.eps, batch.timestep, batch.embedding)
+        x_t = assistant.schedule.add_noise(batch.noise, batch.eps, batch.timestep)
+        hidden_states = batch.embedding.tensors["hidden_states"]
+        predicted = assistant.network(x_t, batch.timestep, encoder_hidden_states=hidden_states).sample
+    torch.testing.assert_close(losses, (predicted - batch.eps).square().flatten(1).mean(1), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_micro_batches_equal_one_batch(name, size, family, batch) -> None:

@@ -1,0 +1,38 @@
+"""The tiny initial generator: the reference distilled into one step by SIM, Diff-Instruct* without a reward."""
+
+from __future__ import annotations
+
+import hashlib
+
+from accelerate import Accelerator
+
+from distar.diffusion.families.sd15 import SD15
+from distar.prompts import read_source
+from distar.rewards.clip_score import CLIPScore
+from distar.rewards.pickscore import PickScore
+from distar.tiny.recipe import Kitchen
+from distar.training.checkpoint import WorkDirectory
+from distar.training.loop import PromptData, Training
+
+
+def build_initial_generator(kitchen: Kitchen) -> None:
+    """Distil the reference into one step by SIM: Diff-Instruct*'s own training without a reward."""
+    params = kitchen.recipe.initial_generator
+    family = SD15(family="sd15", source="file://reference").build(kitchen.models_dir / "reference")
+    matching = CLIPScore(kind="clip_score", source="file://matching").build(kitchen.models_dir / "matching")
+    preference = PickScore(kind="pickscore", source="file://preference").build(kitchen.models_dir / "preference")
+    prompts = read_source(kitchen.models_dir / "prompts" / "train.txt", None).prompts
+    training = Training(
+        params,
+        kitchen.recipe.seed,
+        family,
+        family.generator(params.generator.timestep, params.generator.noise_scale, None),
+        PromptData(prompts, family.encode_prompts(prompts)),
+        {"matching": matching, "preference": preference},
+        matching,
+        Accelerator(cpu=True),
+    )
+    fingerprint = hashlib.sha256(kitchen.recipe.model_dump_json().encode()).hexdigest()
+    with WorkDirectory(kitchen.work_dir / "initial_generator", fingerprint) as work_dir:
+        trained = training.run(work_dir)
+    family.save_generator(trained.generator.half(), kitchen.models_dir / "initial_generator")
