@@ -1,7 +1,7 @@
 """`distar tiny build`: carry out the recipe in `models/tiny/recipe.yaml`, step by step, resumably.
 
-From autoencoder and tokenizer come the reference, the judge's two models and the preference reward, in any order or side
-by side; from those the initial generator; `pin` writes the sha256 of all of them into the profile's lock.
+From autoencoder and tokenizer come the reference, the judge's two models and the preference reward, in any order or
+side by side; from those the initial generator; `pin` writes the sha256 of all of them into the profile's lock.
 """
 
 from __future__ import annotations
