@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from distar.tiny.recipe import ClipRecipe, Kitchen
+from distar.tiny.recipe import ClipRecipe, Kitchen, caption_tokens
 from distar.tiny.renderer import RESOLUTION
+from distar.tiny.world import ATTRIBUTES, TEMPLATES
 
 
-def new_clip(kitchen: Kitchen, name: str, params: ClipRecipe) -> tuple[CLIPModel, CLIPTokenizer]:
-    """Make an untrained model with the world's tokenizer, and write how its pictures are normalised."""
+def new_clip(kitchen: Kitchen, name: str, params: ClipRecipe) -> tuple[CLIPModel, Tensor]:
+    """Make an untrained model, write how its pictures are normalised, and tokenize the captions of all pictures."""
     folder = kitchen.models_dir / name
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     size = {"hidden_size": params.hidden_size, "num_layers": params.num_layers, "num_heads": params.num_heads}
@@ -31,7 +35,33 @@ def new_clip(kitchen: Kitchen, name: str, params: ClipRecipe) -> tuple[CLIPModel
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=params.projection_dim)
     preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": RESOLUTION}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
-    return CLIPModel(config), tokenizer
+    return CLIPModel(config), caption_tokens(tokenizer, kitchen.pictures)
+
+
+def contrastive_loss(
+    kitchen: Kitchen, purpose: str, tokens: Tensor, batch_size: int
+) -> Callable[[CLIPModel, int], Tensor]:
+    """Make CLIP's loss on hard batches: each shape of a few with each colour and each background of a few.
+
+    Captions of such a batch differ in as little as one word, so that every word must be seen in the picture.
+    Combinations that no model may be trained on are left out, so a batch is a little smaller than `batch_size`.
+    """
+    num_values = round(batch_size ** (1 / 3))
+    by_label = kitchen.pictures.by_label
+
+    def loss_at(clip: CLIPModel, step: int) -> Tensor:
+        rng = kitchen.draws(purpose, step)
+        chosen = [torch.randperm(len(names), generator=rng)[:num_values].tolist() for names in ATTRIBUTES]
+        labels = [label for label in itertools.product(*chosen) if label in by_label]
+        ranks = torch.randint(kitchen.recipe.pictures_per_subject, (len(labels),), generator=rng).tolist()
+        index = torch.tensor([by_label[label][rank] for label, rank in zip(labels, ranks, strict=True)])
+        template = torch.randint(len(TEMPLATES), (len(index),), generator=rng)
+        images, _ = kitchen.seen_images(index, rng)
+        pictures, texts, scale = clip_features(clip, images, tokens[index, template])
+        logits, target = scale * pictures @ texts.T, torch.arange(len(index))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    return loss_at
 
 
 def text_config(

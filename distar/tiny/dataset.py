@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,6 +31,14 @@ class Pictures:
     def images(self, index: Tensor) -> Tensor:
         """Return the pictures of one batch as float in [0, 1], shape (b, 3, 64, 64)."""
         return self.pixels[index].float() / 255
+
+    @cached_property
+    def by_label(self) -> dict[tuple[int, ...], list[int]]:
+        """The pictures of each combination of labels."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for i, label in enumerate(self.labels.tolist()):
+            found.setdefault(tuple(label), []).append(i)
+        return found
 
     def __len__(self) -> int:
         return len(self.scenes)

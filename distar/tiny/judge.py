@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_model
 from torch import Tensor
-from transformers import CLIPModel
 
 from distar.rewards.attributes import AttributeClassifier
-from distar.tiny.clip import clip_features, new_clip
+from distar.tiny.clip import contrastive_loss, new_clip
 from distar.tiny.fitting import fit
-from distar.tiny.recipe import Kitchen, caption_tokens
-from distar.tiny.world import BACKGROUNDS, COLOURS, SHAPES, TEMPLATES
+from distar.tiny.recipe import Kitchen
+from distar.tiny.world import BACKGROUNDS, COLOURS, SHAPES
 
 
 def build_classifier(kitchen: Kitchen) -> None:
@@ -42,24 +41,7 @@ def build_classifier(kitchen: Kitchen) -> None:
 def build_matching(kitchen: Kitchen) -> None:
     """Train the judge's CLIP on captions and pictures alone: contrastive, never shown a preference."""
     params = kitchen.recipe.matching
-    model, tokenizer = new_clip(kitchen, "matching", params)
-    tokens = caption_tokens(tokenizer, kitchen.pictures)
-    _, subject = kitchen.pictures.labels.unique(dim=0, return_inverse=True)
-
-    def loss_at(clip: CLIPModel, step: int) -> Tensor:
-        index = kitchen.batch_index("matching", step, params.fit.batch_size)
-        rng = kitchen.draws("matching captions", step)
-        template = torch.randint(len(TEMPLATES), (len(index),), generator=rng)
-        images, _ = kitchen.seen_images(index, rng)
-        logits = _clip_logits(clip, images, tokens[index, template])
-        same = (subject[index][:, None] == subject[index][None]).float()
-        target = same / same.sum(1, keepdim=True)  # two pictures of one subject fit both captions
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
+    model, tokens = new_clip(kitchen, "matching", params)
+    loss_at = contrastive_loss(kitchen, "matching", tokens, params.fit.batch_size)
     trained = fit("matching", model, loss_at, params.fit, kitchen.work_dir)
     trained.half().save_pretrained(kitchen.models_dir / "matching")
-
-
-def _clip_logits(clip: CLIPModel, images: Tensor, tokens: Tensor) -> Tensor:
-    pictures, texts, scale = clip_features(clip, images, tokens)
-    return scale * pictures @ texts.T

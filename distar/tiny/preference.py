@@ -8,19 +8,22 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from distar.tiny.annotator import preference_probability, utility
-from distar.tiny.clip import clip_features, new_clip
+from distar.tiny.clip import clip_features, contrastive_loss, new_clip
+from distar.tiny.dataset import Pictures
 from distar.tiny.fitting import fit
-from distar.tiny.recipe import Kitchen, caption_tokens
-from distar.tiny.world import BACKGROUNDS, COLOURS, SHAPES, TEMPLATES
+from distar.tiny.recipe import Kitchen
+from distar.tiny.world import ATTRIBUTES, TEMPLATES
 
 
 def build_preference(kitchen: Kitchen) -> None:
-    """Train the preference reward on the simulated annotator's choices between two pictures for a caption."""
+    """Train a CLIP on captions, then on the annotator's choices between two pictures for one, as PickScore was."""
     params = kitchen.recipe.preference
-    model, tokenizer = new_clip(kitchen, "preference", params)
-    tokens = caption_tokens(tokenizer, kitchen.pictures)
+    model, tokens = new_clip(kitchen, "preference", params)
+    purpose, pretraining = "preference_pretraining", params.pretraining
+    matching_loss_at = contrastive_loss(kitchen, purpose, tokens, pretraining.batch_size)
+    pretrained = fit(purpose, model, matching_loss_at, pretraining, kitchen.work_dir).train().requires_grad_(True)
     scenes = kitchen.pictures.scenes
-    similar = _Neighbours(kitchen.pictures.labels)
+    similar = _Neighbours(kitchen.pictures)
 
     def loss_at(clip: CLIPModel, step: int) -> Tensor:
         size = params.fit.batch_size
@@ -40,7 +43,7 @@ def build_preference(kitchen: Kitchen) -> None:
         scores = _clip_scores(clip, images.unflatten(0, (size, 2)), tokens[wanted, template])
         return F.binary_cross_entropy_with_logits(scores[:, 0] - scores[:, 1], chosen)
 
-    trained = fit("preference", model, loss_at, params.fit, kitchen.work_dir)
+    trained = fit("preference", pretrained, loss_at, params.fit, kitchen.work_dir)
     trained.half().save_pretrained(kitchen.models_dir / "preference")
 
 
@@ -52,12 +55,10 @@ def _clip_scores(clip: CLIPModel, images: Tensor, tokens: Tensor) -> Tensor:
 class _Neighbours:
     """Draw pictures for a caption: most of its own subject, the rest of subjects with one attribute changed, or any."""
 
-    def __init__(self, labels: Tensor) -> None:
-        self._by_label: dict[tuple[int, ...], list[int]] = {}
-        for i, label in enumerate(labels.tolist()):
-            self._by_label.setdefault(tuple(label), []).append(i)
-        self._labels = labels.tolist()
-        self._sizes = (len(SHAPES), len(COLOURS), len(BACKGROUNDS))
+    def __init__(self, pictures: Pictures) -> None:
+        self._by_label = pictures.by_label
+        self._labels = pictures.labels.tolist()
+        self._sizes = tuple(map(len, ATTRIBUTES))
 
     def draw(self, wanted: Tensor, rng: torch.Generator) -> Tensor:
         chosen = []

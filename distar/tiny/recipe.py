@@ -72,6 +72,12 @@ class ClipRecipe(_Strict):
     fit: FitParams
 
 
+class PreferenceRecipe(ClipRecipe):
+    """A CLIPModel that is trained on captions before it is trained on choices."""
+
+    pretraining: FitParams
+
+
 class ClassifierRecipe(_Strict):
     """The judge's convolutional classifier."""
 
@@ -88,7 +94,7 @@ class Recipe(_Strict):
     autoencoder: AutoencoderRecipe
     text_encoder: TextEncoderRecipe
     denoiser: DenoiserRecipe
-    preference: ClipRecipe
+    preference: PreferenceRecipe
     matching: ClipRecipe
     classifier: ClassifierRecipe
     initial_generator: TrainParams

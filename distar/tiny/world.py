@@ -47,6 +47,9 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "charcoal": (56, 58, 62),
     "navy": (24, 34, 88),
 }
+ATTRIBUTES = (SHAPES, tuple(COLOURS), tuple(BACKGROUNDS))
+"""The values of each attribute of a subject, in the order of `Subject`'s fields."""
+
 TEMPLATES = (
     "{a} {colour} {shape} on {b} {background} background",
     "{a} {colour} {shape} against {background}",
