@@ -2,7 +2,8 @@
 
     python -m flows.grid experiments/tiny_grid.yaml
 
-Needs a committed workspace. Runs that DVC finds in its cache are not run again.
+Every run checks out the last commit: what is not committed is not seen. Runs that DVC finds in its cache are not run
+again, so a grid that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import argparse
 import csv
 import json
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from rich.console import Console
+from rich.table import Table
 from ruamel.yaml import YAML
 
 from flows.commands import stream
@@ -57,6 +61,21 @@ def grid(path: str) -> None:
                 writer.writeheader()
                 writer.writerows(rows)
     create_table_artifact(key="grid", table=rows, description=f"{source.name}: every variant and seed")
+    Console().print(summary(rows))
+
+
+def summary(rows: list[Row]) -> Table:
+    """Tabulate each variant's mean over the seeds, with their standard deviation."""
+    figures = [name for name in rows[0] if name not in {"variant", "seed"}]
+    table = Table("", *(name.replace("_", " ") for name in figures), title="mean ± standard deviation over the seeds")
+    for variant in dict.fromkeys(str(row["variant"]) for row in rows):
+        cells = []
+        for name in figures:
+            values = [float(row[name]) for row in rows if row["variant"] == variant]
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.3f}{spread}")
+        table.add_row(variant, *cells)
+    return table
 
 
 def _edit(path: Path, changes: dict[str, Any]) -> None:

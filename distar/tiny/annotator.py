@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import math
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from distar.tiny.world import Scene, Subject
 
 GOOD_SIZE = 0.33
@@ -37,6 +41,6 @@ def utility(wanted: Subject, scene: Scene, corruption: float) -> float:
     )
 
 
-def preference_probability(utility_a: float, utility_b: float) -> float:
+def preference_probability(utility_a: Float[Tensor, "*n"], utility_b: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Tell how likely the annotator is to choose the first of two pictures (Bradley-Terry)."""
-    return 1 / (1 + math.exp(-(utility_a - utility_b) / _INDECISION))
+    return torch.sigmoid((utility_a - utility_b) / _INDECISION)

@@ -38,23 +38,33 @@ def new_clip(kitchen: Kitchen, name: str, params: ClipRecipe) -> tuple[CLIPModel
     return CLIPModel(config), caption_tokens(tokenizer, kitchen.pictures)
 
 
+def hard_batch(kitchen: Kitchen, num_values: int, num_pictures: int, rng: torch.Generator) -> Tensor:
+    """Choose pictures whose captions differ in as little as one word, so that every word must be seen in the picture.
+
+    These are `num_values` shapes, each with as many colours, each of those with as many backgrounds; combinations
+    that no model may be trained on are left out.
+
+    Returns:
+        Indices of shape (subjects, num_pictures).
+    """
+    by_label = kitchen.pictures.by_label
+    labels: list[tuple[int, ...]] = []
+    while not labels:
+        chosen = [torch.randperm(len(names), generator=rng)[:num_values].tolist() for names in ATTRIBUTES]
+        labels = [label for label in itertools.product(*chosen) if label in by_label]
+    ranks = torch.randint(kitchen.recipe.pictures_per_subject, (len(labels), num_pictures), generator=rng).tolist()
+    return torch.tensor([[by_label[label][r] for r in row] for label, row in zip(labels, ranks, strict=True)])
+
+
 def contrastive_loss(
     kitchen: Kitchen, purpose: str, tokens: Tensor, batch_size: int
 ) -> Callable[[CLIPModel, int], Tensor]:
-    """Make CLIP's loss on hard batches: each shape of a few with each colour and each background of a few.
-
-    Captions of such a batch differ in as little as one word, so that every word must be seen in the picture.
-    Combinations that no model may be trained on are left out, so a batch is a little smaller than `batch_size`.
-    """
+    """Make CLIP's loss on hard batches of about `batch_size` subjects, one picture each."""
     num_values = round(batch_size ** (1 / 3))
-    by_label = kitchen.pictures.by_label
 
     def loss_at(clip: CLIPModel, step: int) -> Tensor:
         rng = kitchen.draws(purpose, step)
-        chosen = [torch.randperm(len(names), generator=rng)[:num_values].tolist() for names in ATTRIBUTES]
-        labels = [label for label in itertools.product(*chosen) if label in by_label]
-        ranks = torch.randint(kitchen.recipe.pictures_per_subject, (len(labels),), generator=rng).tolist()
-        index = torch.tensor([by_label[label][rank] for label, rank in zip(labels, ranks, strict=True)])
+        index = hard_batch(kitchen, num_values, 1, rng).flatten()
         template = torch.randint(len(TEMPLATES), (len(index),), generator=rng)
         images, _ = kitchen.seen_images(index, rng)
         pictures, texts, scale = clip_features(clip, images, tokens[index, template])
