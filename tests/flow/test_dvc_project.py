@@ -43,9 +43,9 @@ def test_experiment_runs_what_depends_on_the_parameter(reproduced: Path) -> None
     assert stages_run(output) == {"train", "evaluate", "package", "publish"}
     assert json.loads((reproduced / "metrics.json").read_text()) != before
     difference = json.loads(run_dvc(reproduced, "metrics", "diff", "--json"))
-    assert "generator.rewards.preference.mean" in difference["diff"]["metrics.json"]
+    assert "generator.rewards.preference.mean" in difference["metrics.json"]
     parameters = json.loads(run_dvc(reproduced, "params", "diff", "--json"))
-    assert parameters["diff"]["profiles/mini.yaml"]["train.reward_scale"] == {"old": 1.0, "new": 0.5, "diff": -0.5}
+    assert parameters["profiles/mini.yaml"]["train.reward_scale"] == {"old": 1.0, "new": 0.5, "diff": -0.5}
     git(reproduced, "checkout", "-q", "--", ".")
     run_dvc(reproduced, "checkout", "-q")
 
