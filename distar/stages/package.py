@@ -14,6 +14,7 @@ from distar.loading import load_family
 from distar.params import load_params
 from distar.prompts import load_prompts
 from distar.release.package import Card, copy_into, write_card, write_manifest
+from distar.runtime import prepare_torch
 
 
 def run() -> None:
@@ -21,6 +22,7 @@ def run() -> None:
     params = load_params()
     package, generator = params.profile.package, params.profile.train.generator
     with recorded("package") as record:
+        prepare_torch(params.profile.runtime)
         metrics = json.loads(paths.METRICS.read_text(encoding="utf-8"))
         card = Card(
             name=package.name,
