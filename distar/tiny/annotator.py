@@ -41,6 +41,6 @@ def utility(wanted: Subject, scene: Scene, corruption: float) -> float:
     )
 
 
-def preference_probability(utility_a: Float[Tensor, "*n"], utility_b: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Tell how likely the annotator is to choose the first of two pictures (Bradley-Terry)."""
-    return torch.sigmoid((utility_a - utility_b) / _INDECISION)
+def preference_probability(advantage: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Tell how likely the annotator is to choose a picture whose utility is higher by `advantage` (Bradley-Terry)."""
+    return torch.sigmoid(advantage / _INDECISION)

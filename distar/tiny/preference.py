@@ -46,7 +46,7 @@ def build_preference(kitchen: Kitchen) -> None:
         scores = scale * captions @ pictures.T
         losses = F.binary_cross_entropy_with_logits(
             scores[:, :, None] - scores[:, None, :],
-            torch.bernoulli(preference_probability(utilities[:, :, None], utilities[:, None, :]), generator=rng),
+            torch.bernoulli(preference_probability(utilities[:, :, None] - utilities[:, None, :]), generator=rng),
             reduction="none",
         )
         own = torch.arange(len(wanted)).repeat_interleave(shown.shape[1]) == torch.arange(len(wanted))[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -81,7 +82,9 @@ def build_reference(kitchen: Kitchen) -> None:
         return model.denoiser.denoising_loss(x0, eps, timestep, prompt).mean()
 
     trained = fit("reference", model, loss_at, params.fit, kitchen.work_dir).half()
-    write_pipeline(folder, vae.half(), trained.text_encoder, tokenizer, trained.denoiser.network, scheduler)
+    write_pipeline(
+        folder, copy.deepcopy(vae).half(), trained.text_encoder, tokenizer, trained.denoiser.network, scheduler
+    )
 
 
 class _TextToImage(nn.Module):
