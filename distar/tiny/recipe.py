@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from distar.atomic import written_whole
 from distar.diffusion.parametrization import Prediction
 from distar.seeding import derive_seed, generator
 from distar.tiny.dataset import Imperfect, Pictures, draw_imperfect, render_pictures
@@ -126,7 +127,8 @@ class Kitchen:
         path = self.work_dir / "imperfect.pt"
         if not path.exists():
             made = draw_imperfect(self.pictures, self.autoencoder, self.draws("imperfect"))
-            torch.save(vars(made), path)
+            with written_whole(path) as partial:  # steps that run side by side share it
+                torch.save(vars(made), partial)
         return Imperfect(**torch.load(path, weights_only=True))
 
     def seen_images(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
