@@ -74,9 +74,10 @@ def parser() -> argparse.ArgumentParser:
     build.set_defaults(run=_run_tiny_build)
     check = actions.add_parser(
         "check",
-        help="ask the judge how well the reference draws",
-        description="Draw the evaluation captions with the reference in many steps and ask the judge.",
+        help="ask judge, rewards and reference about combinations they never saw",
+        description="Ask the judge about real pictures and about the reference's, and the rewards about pairs.",
     )
+    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
     check.set_defaults(run=_run_tiny_check)
     return root
 
@@ -98,9 +99,12 @@ def _run_tiny_build(options: argparse.Namespace) -> None:
 
 
 def _run_tiny_check(options: argparse.Namespace) -> None:
-    from distar.tiny.check import check
+    from rich.console import Console
 
-    check()
+    from distar.tiny.check import check, table
+
+    results = check()
+    Console().print_json(data=results) if options.json else Console().print(table(results))
 
 
 def _positive(text: str) -> int:

@@ -15,6 +15,7 @@ import torch
 
 from distar.errors import ParameterError
 from distar.hashing import pin_folder
+from distar.locking import take_lock
 from distar.params import lock_path, read_strict
 from distar.seeding import derive_seed
 from distar.tiny.autoencoder import build_autoencoder
@@ -69,15 +70,16 @@ def build(only: str | None = None, models_dir: Path = MODELS_DIR, work_dir: Path
 
     Raises:
         ParameterError: the recipe is wrong, or `only` is no step of it.
+        WorkDirectoryError: another process is at the same step.
     """
     if only is not None and only not in STEPS:
         raise ParameterError(f"tiny build --only: got {only!r}; the steps are {', '.join(STEPS)}")
     recipe = read_strict(models_dir / "recipe.yaml", Recipe)
     torch.set_num_threads(recipe.num_threads)
     torch.set_flush_denormal(True)
-    work_dir.mkdir(parents=True, exist_ok=True)
     kitchen = Kitchen(recipe, models_dir, work_dir)
     for name, step in STEPS.items():
         if name == only or (only is None and not (work_dir / f"{name}.done").exists()):
-            step(kitchen)
-            (work_dir / f"{name}.done").touch()
+            with take_lock(work_dir / f"{name}.lock"):
+                step(kitchen)
+                (work_dir / f"{name}.done").touch()

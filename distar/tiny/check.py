@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -28,7 +27,7 @@ def check(models_dir: Path = Path("models/tiny")) -> dict[str, float]:
     """Ask the judge about real pictures, the rewards about pairs of them, and the judge about the reference's pictures.
 
     Returns:
-        What the printed table shows, as shares of 1.
+        Each question and its answer, a share of 1.
     """
     profile = read_strict(PROFILES_DIR / "tiny.yaml", Profile)
     torch.set_num_threads(profile.runtime.num_threads)
@@ -68,12 +67,15 @@ def check(models_dir: Path = Path("models/tiny")) -> dict[str, float]:
     unseen = torch.tensor([parse_caption(prompt) in set(split_subjects("unseen")) for prompt in prompts])
     results[f"reference: {len(prompts)} evaluation captions drawn right"] = right.double().mean().item()
     results[f"reference: {int(unseen.sum())} of them, never trained on"] = right[unseen].double().mean().item()
-
-    table = Table("on combinations that no model was trained on, unless said otherwise", "share")
-    for name, share in results.items():
-        table.add_row(name, f"{100 * share:.1f} %")
-    Console().print(table)
     return results
+
+
+def table(results: dict[str, float]) -> Table:
+    """Lay the results out for reading."""
+    rows = Table("on combinations that no model was trained on, unless said otherwise", "share")
+    for name, share in results.items():
+        rows.add_row(name, f"{100 * share:.1f} %")
+    return rows
 
 
 def _change_one(subject: Subject, rng: np.random.Generator) -> Subject:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distar.progress import track
+from distar.training.checkpoint import save_checkpoint
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -70,7 +70,7 @@ def fit(
             smoothed = value if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * value
             progress.advance(note=f"loss {smoothed:.4f}")
             if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == params.num_steps:
-                _save(
+                save_checkpoint(
                     {
                         "step": step + 1,
                         "model": model.state_dict(),
@@ -85,9 +85,3 @@ def fit(
 def _schedule(step: int, num_steps: int) -> float:
     warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
     return warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
-
-
-def _save(state: dict[str, object], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
@@ -10,15 +9,36 @@ from types import TracebackType
 import torch
 
 from distar.errors import StorageError, WorkDirectoryError
+from distar.locking import take_lock
 
 _KEPT_CHECKPOINTS = 2
+
+
+def save_checkpoint(state: dict[str, object], path: Path) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        StorageError: the disk is full or cannot be written; what stood at `path` is untouched.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"the checkpoint {path} could not be written ({error}); free space there (training: or set "
+            "DISTAR_WORK_DIR to a folder on another disk) and run again: it goes on from the checkpoint before"
+        ) from error
 
 
 class WorkDirectory:
     """A locked folder of checkpoints that belong to one fingerprint of parameters and inputs.
 
-    Used as a context manager; the lock is the operating system's (flock), so it ends with the process
-    however that ends.
+    Used as a context manager.
 
     Raises:
         WorkDirectoryError: another process works here.
@@ -30,20 +50,7 @@ class WorkDirectory:
 
     def __enter__(self) -> WorkDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
-            self._lock.close()
-            raise WorkDirectoryError(
-                f"{self.path} is in use by the training process {owner}; wait for it to end, or stop it "
-                f"(kill {owner}) and run again: training resumes from its last checkpoint"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        self._lock = take_lock(self.path / "lock")
         return self
 
     def __exit__(
@@ -58,19 +65,7 @@ class WorkDirectory:
             StorageError: the disk is full or cannot be written; earlier checkpoints are untouched.
         """
         path = self.path / f"iteration-{iteration:08d}.pt"
-        partial = path.with_suffix(".partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save({"fingerprint": self.fingerprint, "iteration": iteration, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            raise StorageError(
-                f"the checkpoint {path} could not be written ({error}); free space there, or set DISTAR_WORK_DIR "
-                "to a folder on another disk, and run again: training resumes from the checkpoint before it"
-            ) from error
+        save_checkpoint({"fingerprint": self.fingerprint, "iteration": iteration, **state}, path)
         for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
             old.unlink()
         return path

@@ -134,5 +134,5 @@ def test_second_trainer_is_refused(project: Path, capsys: pytest.CaptureFixture[
     with WorkDirectory(work_root() / fingerprint[:16], fingerprint):
         assert main(["train"]) == 1
     message = capsys.readouterr().err
-    assert f"is in use by the training process {os.getpid()}" in message
+    assert f"is held by process {os.getpid()}" in message
     assert not paths.GENERATOR.exists()

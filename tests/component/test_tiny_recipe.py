@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from distar.errors import ParameterError
+from distar.errors import ParameterError, WorkDirectoryError
 from distar.fetching import fetch, read_pins
+from distar.locking import take_lock
 from distar.params import lock_path
 from distar.rewards.attributes import Attributes
 from distar.rewards.pickscore import PickScore
@@ -67,6 +69,12 @@ def test_recipe_makes_every_model_and_pins_it(kitchen: Path) -> None:
 def test_unknown_step_is_named() -> None:
     with pytest.raises(ParameterError, match=f"got 'unet'; the steps are {', '.join(STEPS)}"):
         build("unet")
+
+
+def test_second_build_of_a_step_is_refused(kitchen: Path) -> None:
+    with take_lock(WORK_DIR / "prompts.lock"), pytest.raises(WorkDirectoryError, match=f"process {os.getpid()};"):
+        build("prompts")
+    assert not (kitchen / MODELS_DIR / "prompts").exists()
 
 
 def test_interrupted_fit_resumes_to_the_bit(tmp_path: Path) -> None:

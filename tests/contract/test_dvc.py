@@ -25,6 +25,7 @@ PRESENTATION = {
     "distar.evaluation.params",  # its values are DVC parameters
     "distar.lineage",
     "distar.lineage.record",
+    "distar.locking",
     "distar.paths",
     "distar.progress",
     "distar.stages",
