@@ -2,8 +2,8 @@
 
     python -m flows.grid experiments/tiny_grid.yaml
 
-Every run checks out the last commit: what is not committed is not seen. Runs that DVC finds in its cache are not run
-again, so a grid that was stopped goes on where it stood.
+Every run checks out the commit that was the last when the grid began: what is not committed is not seen. Runs that
+DVC finds in its cache are not run again, so a grid that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from flows.commands import stream
-from flows.worktree import DVC, worktree
+from flows.worktree import DVC, current_revision, worktree
 
 Row = dict[str, str | int | float]
 
 
 @task(task_run_name="{variant} seed {seed}", cache_policy=NO_CACHE)
-def run_variant(profile: str, variant: str, changes: dict[str, Any], seed: int) -> Row:
+def run_variant(revision: str, profile: str, variant: str, changes: dict[str, Any], seed: int) -> Row:
     """Train and evaluate one variant with one seed; return what is compared."""
-    with worktree() as folder:
+    with worktree(revision) as folder:
         _edit(folder / "params.yaml", {"profile": profile, "seed": seed})
         _edit(folder / "profiles" / f"{profile}.yaml", changes)
         stream([*DVC, "repro", "evaluate"], get_run_logger().info, cwd=folder)
@@ -52,10 +52,11 @@ def grid(path: str) -> None:
     """Run every variant of a grid file with every seed, one after the other, and write a CSV beside the file."""
     source = Path(path)
     plan = YAML(typ="safe").load(source.read_text(encoding="utf-8"))
+    revision = current_revision()
     rows: list[Row] = []
     for seed in plan["seeds"]:
         for variant, changes in plan["variants"].items():
-            rows.append(run_variant(plan["profile"], variant, changes, seed))
+            rows.append(run_variant(revision, plan["profile"], variant, changes, seed))
             with source.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()

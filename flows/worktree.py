@@ -12,8 +12,13 @@ from pathlib import Path
 DVC = (sys.executable, "-m", "dvc")
 
 
+def current_revision() -> str:
+    """Return the workspace's last commit."""
+    return _output(["git", "rev-parse", "HEAD"])
+
+
 @contextmanager
-def worktree(revision: str = "HEAD") -> Iterator[Path]:
+def worktree(revision: str) -> Iterator[Path]:
     """Check a revision out beside the workspace, sharing its DVC cache; remove it at the end."""
     cache = _output([*DVC, "cache", "dir"])
     with tempfile.TemporaryDirectory(prefix="distar-worktree-") as parent:
