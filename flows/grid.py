@@ -18,6 +18,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
@@ -66,16 +67,18 @@ def grid(path: str) -> None:
 
 
 def summary(rows: list[Row]) -> Table:
-    """Tabulate each variant's mean over the seeds, with their standard deviation."""
-    figures = [name for name in rows[0] if name not in {"variant", "seed"}]
-    table = Table("", *(name.replace("_", " ") for name in figures), title="mean ± standard deviation over the seeds")
-    for variant in dict.fromkeys(str(row["variant"]) for row in rows):
+    """Tabulate each figure's mean over the seeds, with its standard deviation below: a column for each variant."""
+    variants = list(dict.fromkeys(str(row["variant"]) for row in rows))
+    table = Table("mean ± standard deviation", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for variant in variants:
+        table.add_column(variant, overflow="fold", justify="right")
+    for name in (name for name in rows[0] if name not in {"variant", "seed"}):
         cells = []
-        for name in figures:
+        for variant in variants:
             values = [float(row[name]) for row in rows if row["variant"] == variant]
-            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}")
-        table.add_row(variant, *cells)
+            spread = f"\n± {stdev(values):.4f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.4f}{spread}")
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 
