@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,10 @@ def test_parameters_and_files_exist(stage: str) -> None:
 def test_every_profile_has_its_lock() -> None:
     for profile in (REPOSITORY / "profiles").glob("*.yaml"):
         assert json.loads(profile.with_suffix("").with_suffix(".lock.json").read_text())
+
+
+def test_a_fresh_clone_publishes_for_itself() -> None:
+    """Nothing that the pipeline makes is in git but the metrics, or a clone would take itself for published."""
+    command = ["git", "ls-files", "outputs", "reports", "published", "runs"]
+    tracked = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split()
+    assert tracked == ["outputs/.gitignore"]
