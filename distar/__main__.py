@@ -14,6 +14,7 @@ STAGES = {
     "prompts": "clean the prompt sources; check that training and evaluation share none",
     "reference": "fetch the reference model and the initial one-step generator, checked by sha256",
     "rewards": "fetch the reward models, checked by sha256",
+    "embeddings": "encode both prompt sets once, so that no later stage holds a text encoder",
     "baseline": "measure the reference and the initial generator, to compare with",
     "train": "align the generator with Diff-Instruct*; resumes from its last checkpoint",
     "evaluate": "measure the trained generator against the baseline; write metrics and report",

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from distar import paths
-from distar.diffusion.families import Family
+from distar.diffusion.families import Family, TextEncoder
 from distar.diffusion.generator import OneStepGenerator
+from distar.embeddings import read_null
 from distar.errors import ParameterError
 from distar.params import Params
 from distar.rewards.clip import ClipReward
@@ -16,8 +17,13 @@ from distar.rewards.reward import Reward
 
 
 def load_family(params: Params, device: torch.device) -> Family:
-    """Load the reference's components."""
-    return params.profile.reference.build(paths.REFERENCE).to(device)
+    """Load the reference's networks."""
+    return params.profile.reference.build(paths.REFERENCE, read_null(paths.NULL_EMBEDDING)).to(device)
+
+
+def load_text_encoder(params: Params, device: torch.device) -> TextEncoder:
+    """Load the reference's text encoders."""
+    return params.profile.reference.build_text_encoder(paths.REFERENCE).to(device)
 
 
 def load_initial_generator(params: Params, family: Family) -> OneStepGenerator:

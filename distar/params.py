@@ -14,8 +14,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from distar.diffusion.families import ReferenceParams
+from distar.embeddings import EmbeddingParams
 from distar.errors import ParameterError
 from distar.evaluation.params import EvaluateParams
+from distar.model_files import ModelFiles
 from distar.prompts import PromptParams
 from distar.rewards import RewardParams
 from distar.training.params import TrainParams
@@ -34,6 +36,11 @@ class InitialGeneratorParams(_Strict):
     """Where the generator starts: a one-step checkpoint's network, or the reference itself (`source: reference`)."""
 
     source: str
+
+    @property
+    def model_files(self) -> dict[str, ModelFiles]:
+        """Return the files that are needed: none if the reference's are."""
+        return {} if self.source == "reference" else {"": ModelFiles(self.source)}
 
 
 class RuntimeParams(_Strict):
@@ -59,6 +66,7 @@ class Profile(_Strict):
     prompts: PromptParams
     reference: ReferenceParams
     initial_generator: InitialGeneratorParams
+    embeddings: EmbeddingParams
     rewards: dict[str, RewardParams]
     train: TrainParams
     evaluate: EvaluateParams

@@ -13,6 +13,11 @@ REFERENCE = OUTPUTS / "reference" / "pipeline"
 INITIAL_GENERATOR = OUTPUTS / "reference" / "initial_generator"
 REWARDS = OUTPUTS / "rewards"
 
+EMBEDDINGS = OUTPUTS / "embeddings"
+TRAIN_EMBEDDINGS = EMBEDDINGS / "train"
+EVALUATION_EMBEDDINGS = EMBEDDINGS / "evaluation"
+NULL_EMBEDDING = EMBEDDINGS / "null.safetensors"
+
 BASELINE = OUTPUTS / "baseline"
 
 GENERATOR = OUTPUTS / "generator"

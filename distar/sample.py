@@ -12,7 +12,7 @@ from distar import paths
 from distar.atomic import written_whole
 from distar.errors import ModelFileError, StorageError
 from distar.evaluation.sampling import Requests, draw_images, many_steps, one_step
-from distar.loading import load_family, load_generator
+from distar.loading import load_family, load_generator, load_text_encoder
 from distar.params import load_params
 from distar.runtime import prepare_torch
 
@@ -36,7 +36,8 @@ def sample(prompt: str, out: Path, num_images: int, seed: int, compare: bool) ->
     if compare:
         sampling = settings.reference
         systems["reference"] = many_steps(family.reference(), sampling.num_steps, sampling.guidance_scale)
-    requests = Requests.make([prompt], num_images, family.latent_shape, seed, "sample")
+    encoded = load_text_encoder(params, accelerator.device).encode([prompt])
+    requests = Requests.make([prompt], encoded, num_images, family.latent_shape, seed, "sample")
     rows = [draw_images(name, draw, family, requests, settings.batch_size) for name, draw in systems.items()]
     _save(rows, out)
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class EncodedPrompts(Protocol):
+    """Embeddings of many prompts, wherever they are kept; `[rows]` gives those of some."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor, /) -> PromptEmbedding: ...
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from distar.diffusion.families import Family
+from distar.diffusion.prompt import EncodedPrompts
 from distar.evaluation.metrics import Estimate, pairwise_distance, picture_statistics
 from distar.evaluation.params import EvaluateParams
 from distar.evaluation.sampling import Draw, Requests, draw_images
@@ -68,12 +69,13 @@ def measure(
     rewards: dict[str, Reward],
     features: ClipReward,
     prompts: Sequence[str],
+    encoded: EncodedPrompts,
     params: EvaluateParams,
     seed: int,
 ) -> Measured:
     """Draw one picture of each prompt and several of a few; score the first, compare `features` of the others."""
     shape, diversity = family.latent_shape, params.diversity
-    requests = Requests.make(prompts, 1, shape, seed, "evaluation")
+    requests = Requests.make(prompts, encoded, 1, shape, seed, "evaluation")
     images = draw_images(name, draw, family, requests, params.batch_size)
     scores = {
         reward: torch.cat(
@@ -84,9 +86,8 @@ def measure(
         )
         for reward in [*params.rewards, *([params.judge] if params.judge else [])]
     }
-    repeated = Requests.make(
-        prompts[: diversity.num_prompts], diversity.num_images_per_prompt, shape, seed, "diversity"
-    )
+    few = prompts[: diversity.num_prompts]
+    repeated = Requests.make(few, encoded, diversity.num_images_per_prompt, shape, seed, "diversity")
     several = draw_images(f"{name}, for diversity", draw, family, repeated, params.batch_size)
     embedded = [features.image_features(_unit(batch, family)) for _, batch in _batches(several, params.batch_size)]
     distances = pairwise_distance(torch.cat(embedded), diversity.num_images_per_prompt)

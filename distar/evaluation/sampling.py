@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from distar.diffusion.families import Family
 from distar.diffusion.generator import OneStepGenerator
-from distar.diffusion.prompt import PromptEmbedding
+from distar.diffusion.prompt import EncodedPrompts, PromptEmbedding
 from distar.diffusion.reference import Reference, sample_ddim
 from distar.progress import track
 from distar.seeding import generator as draws
@@ -32,18 +32,30 @@ def many_steps(reference: Reference, num_steps: int, guidance_scale: float) -> D
 
 @dataclass(frozen=True)
 class Requests:
-    """Pictures to draw: a prompt and a noise seed each."""
+    """Pictures to draw: each has a prompt, the row of its embedding in `encoded`, and its noise."""
 
     prompts: tuple[str, ...]
+    encoded: EncodedPrompts
+    rows: Int[Tensor, " n"]
     noise: Float[Tensor, "n c h w"]
 
     @classmethod
     def make(
-        cls, prompts: Sequence[str], images_per_prompt: int, latent_shape: tuple[int, int, int], seed: int, purpose: str
+        cls,
+        prompts: Sequence[str],
+        encoded: EncodedPrompts,
+        images_per_prompt: int,
+        latent_shape: tuple[int, int, int],
+        seed: int,
+        purpose: str,
     ) -> Requests:
-        """Ask for `images_per_prompt` pictures of each prompt, those of one prompt side by side."""
-        repeated = tuple(prompt for prompt in prompts for _ in range(images_per_prompt))
-        return cls(repeated, torch.randn(len(repeated), *latent_shape, generator=draws(seed, purpose)))
+        """Ask for `images_per_prompt` pictures of each prompt, those of one prompt side by side.
+
+        `prompts` are the first of those that are `encoded`.
+        """
+        rows = torch.arange(len(prompts)).repeat_interleave(images_per_prompt)
+        repeated = tuple(prompts[row] for row in rows.tolist())
+        return cls(repeated, encoded, rows, torch.randn(len(rows), *latent_shape, generator=draws(seed, purpose)))
 
 
 @torch.no_grad()
@@ -55,7 +67,7 @@ def draw_images(
     with track(f"draw with {name}", len(requests.prompts)) as progress:
         for start in range(0, len(requests.prompts), batch_size):
             part = slice(start, start + batch_size)
-            embedding = family.encode_prompts(requests.prompts[part])
+            embedding = requests.encoded[requests.rows[part]].to(family.device, torch.float32)
             images = family.decode(draw(requests.noise[part].to(family.device), embedding))
             pictures.append((images * 255).round().to(torch.uint8).cpu())
             progress.advance(len(images))

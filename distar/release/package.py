@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Card:
     profile: str
     timestep: int
     noise_scale: str
+    network: str
+    call_options: Mapping[str, object]
     example_prompt: str
     metrics: dict
     compare_by: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distar import paths
 from distar.atomic import written_whole
+from distar.embeddings import Embeddings
 from distar.evaluation.measuring import measure
 from distar.evaluation.sampling import many_steps, one_step
 from distar.lineage.record import recorded
@@ -22,7 +23,7 @@ def run() -> None:
         family = load_family(params, accelerator.device)
         rewards = load_rewards(params, accelerator.device)
         features = diversity_features(params, rewards)
-        prompts = load_prompts(paths.EVALUATION_PROMPTS)
+        prompts, encoded = load_prompts(paths.EVALUATION_PROMPTS), Embeddings(paths.EVALUATION_EMBEDDINGS)
         sampling = settings.reference
         systems = {
             "initial": one_step(load_initial_generator(params, family)),
@@ -30,6 +31,6 @@ def run() -> None:
         }
         with written_whole(paths.BASELINE) as folder:
             for name, draw in systems.items():
-                measured = measure(name, draw, family, rewards, features, prompts, settings, params.seed)
+                measured = measure(name, draw, family, rewards, features, prompts, encoded, settings, params.seed)
                 measured.write(folder / name)
         record["device"] = str(accelerator.device)

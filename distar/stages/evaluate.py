@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distar import paths
 from distar.atomic import written_whole
+from distar.embeddings import Embeddings
 from distar.evaluation.measuring import Measured, measure
 from distar.evaluation.metrics import WinRate
 from distar.evaluation.report import Lineage, Report, SystemPictures, write_grid, write_page
@@ -31,9 +32,9 @@ def run() -> None:
         family = load_family(params, accelerator.device)
         rewards = load_rewards(params, accelerator.device)
         features = diversity_features(params, rewards)
-        prompts = load_prompts(paths.EVALUATION_PROMPTS)
+        prompts, encoded = load_prompts(paths.EVALUATION_PROMPTS), Embeddings(paths.EVALUATION_EMBEDDINGS)
         draw = one_step(load_generator(params, family, paths.GENERATOR_WEIGHTS))
-        candidate = measure(CANDIDATE, draw, family, rewards, features, prompts, settings, params.seed)
+        candidate = measure(CANDIDATE, draw, family, rewards, features, prompts, encoded, settings, params.seed)
         systems = {CANDIDATE: candidate} | {name: Measured.read(paths.BASELINE / name) for name in BASELINES}
         compared = {name: measured.scores[settings.compare_by] for name, measured in systems.items()}
         metrics: dict[str, object] = {name: measured.summary for name, measured in systems.items()}

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 
-import torch
 from ruamel.yaml import YAML
 
 from distar import paths
 from distar.atomic import written_whole
 from distar.lineage.record import recorded
-from distar.loading import load_family
 from distar.params import load_params
 from distar.prompts import load_prompts
 from distar.release.package import Card, copy_into, write_card, write_manifest
-from distar.runtime import prepare_torch
 
 
 def run() -> None:
@@ -22,7 +19,6 @@ def run() -> None:
     params = load_params()
     package, generator = params.profile.package, params.profile.train.generator
     with recorded("package") as record:
-        prepare_torch(params.profile.runtime)
         metrics = json.loads(paths.METRICS.read_text(encoding="utf-8"))
         card = Card(
             name=package.name,
@@ -31,12 +27,14 @@ def run() -> None:
             profile=params.root.profile,
             timestep=generator.timestep,
             noise_scale=generator.noise_scale,
+            network=params.profile.reference.network_name,
+            call_options=params.profile.reference.call_options,
             example_prompt=load_prompts(paths.EVALUATION_PROMPTS)[0],
             metrics=metrics,
             compare_by=params.profile.evaluate.compare_by,
         )
         with written_whole(paths.RELEASE) as folder:
-            load_family(params, torch.device("cpu")).save_pipeline(paths.GENERATOR_WEIGHTS, folder)
+            params.profile.reference.write_pipeline(paths.REFERENCE, paths.GENERATOR_WEIGHTS, folder)
             copy_into(folder, paths.METRICS, paths.SAMPLE_GRID, paths.REPORT_PAGE, paths.PROMPTS_CARD)
             with (folder / "params.yaml").open("w", encoding="utf-8") as file:
                 YAML().dump(params.model_dump(mode="json"), file)

@@ -14,7 +14,7 @@ import torch
 
 from distar import paths
 from distar.atomic import written_whole
-from distar.diffusion.prompt import PromptEmbedding
+from distar.embeddings import Embeddings
 from distar.hashing import sha256_of
 from distar.lineage.record import LOCK_PATH, recorded
 from distar.loading import diversity_features, load_family, load_initial_generator, load_rewards
@@ -23,8 +23,6 @@ from distar.prompts import load_prompts
 from distar.runtime import prepare_torch
 from distar.training.checkpoint import WorkDirectory
 from distar.training.loop import PromptData, Training, write_rows
-
-_ENCODING_BATCH = 256
 
 
 def run() -> None:
@@ -37,14 +35,12 @@ def run() -> None:
         family = load_family(params, device)
         rewards = load_rewards(params, device)
         prompts = load_prompts(paths.TRAIN_PROMPTS)
-        batches = [prompts[i : i + _ENCODING_BATCH] for i in range(0, len(prompts), _ENCODING_BATCH)]
-        embedding = PromptEmbedding.cat([family.encode_prompts(batch).to("cpu") for batch in batches])
         training = Training(
             params.profile.train,
             params.seed,
             family,
             load_initial_generator(params, family),
-            PromptData(prompts, embedding),
+            PromptData(prompts, Embeddings(paths.TRAIN_EMBEDDINGS)),
             rewards,
             diversity_features(params, rewards),
             accelerator,
@@ -64,10 +60,10 @@ def run() -> None:
 def run_fingerprint(params: Params) -> str:
     """Hash what the weights depend on: parameters, inputs and the dependency lock."""
     profile = params.profile.model_dump(mode="json")
-    relevant = {name: profile[name] for name in ("runtime", "reference", "initial_generator", "rewards", "train")}
+    relevant = {name: profile[name] for name in ("runtime", "reference", "initial_generator", "embeddings", "rewards", "train")}
     inputs = {
         str(path): sha256_of(path)
-        for folder in (paths.TRAIN_PROMPTS, paths.REFERENCE.parent, paths.REWARDS, LOCK_PATH)
+        for folder in (paths.TRAIN_PROMPTS, paths.EMBEDDINGS, paths.REFERENCE.parent, paths.REWARDS, LOCK_PATH)
         for path in ([folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file()))
     }
     text = json.dumps({"seed": params.seed, "params": relevant, "inputs": inputs}, sort_keys=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distar.diffusion.assistant import Assistant
 from distar.diffusion.families import Family
 from distar.diffusion.generator import OneStepGenerator
-from distar.diffusion.prompt import PromptEmbedding
+from distar.diffusion.prompt import EncodedPrompts, PromptEmbedding
 from distar.diffusion.reference import Reference, sample_ddim
 from distar.progress import track
 from distar.rewards.clip import ClipReward
@@ -42,10 +42,10 @@ Row = dict[str, float | int]
 
 @dataclass(frozen=True)
 class PromptData:
-    """The training prompts and their embeddings, encoded once, kept on the CPU."""
+    """The training prompts and their embeddings, encoded once, kept on the CPU or on disk."""
 
     prompts: tuple[str, ...]
-    embedding: PromptEmbedding
+    embedding: EncodedPrompts
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Training:
         timesteps = params.timesteps
         return Batch(
             prompts=tuple(self.data.prompts[i] for i in index.tolist()),
-            embedding=self.data.embedding[index].to(device),
+            embedding=self.data.embedding[index].to(device, torch.float32),
             noise=torch.randn(shape, generator=rng).to(device),
             eps=torch.randn(shape, generator=rng).to(device),
             timestep=torch.randint(timesteps.minimum, timesteps.maximum, (params.batch_size,), generator=rng).to(
@@ -207,7 +207,7 @@ class Training:
             features=features.image_features,
         )
         device = self.accelerator.device
-        return probe, noise.to(device), self.data.embedding[index].to(device)
+        return probe, noise.to(device), self.data.embedding[index].to(device, torch.float32)
 
     def _look_at_reference(self) -> dict[str, float]:
         scale, steps = self.params.guidance_scale, self.params.monitors.num_probe_reference_steps

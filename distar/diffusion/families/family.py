@@ -1,0 +1,244 @@
+"""What all families of reference models share: loading, decoding, the three players, and the release's layout."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from distar.diffusion.assistant import Assistant
+from distar.diffusion.denoiser import Denoiser, NetworkCall
+from distar.diffusion.generator import NoiseScale, OneStepGenerator
+from distar.diffusion.parametrization import Prediction
+from distar.diffusion.prompt import PromptEmbedding
+from distar.diffusion.reference import Reference
+from distar.diffusion.schedule import Schedule
+from distar.errors import ModelFileError
+from distar.model_files import ModelFiles
+
+_CONFIGS = ("model_index.json", "scheduler/*", "*/config.json")
+
+
+class ReferenceModel(BaseModel):
+    """A reference model in the hub's layout of a diffusers pipeline.
+
+    `variant` chooses between a component's files where the repository holds several, such as `fp16`.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    network_name: ClassVar[str] = "unet"
+    """The pipeline's name of its denoising network."""
+    tokenizer_names: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    call_options: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the plain pipeline's call without which it would draw something else."""
+
+    source: str
+    variant: Literal["fp16"] | None
+
+    @property
+    def model_files(self) -> dict[str, ModelFiles]:
+        """Return the files that are needed: configurations, tokenizers, and one file of weights a component."""
+        suffix = f".{self.variant}" if self.variant else ""
+        weights = [f"{name}/diffusion_pytorch_model{suffix}.safetensors" for name in (self.network_name, "vae")]
+        weights += [f"{name}/model{suffix}.safetensors" for name in self.text_encoder_names]
+        # a text encoder of many gigabytes comes in parts, with an index
+        weights += [f"{name}/model-*-of-*.safetensors" for name in self.text_encoder_names]
+        weights += [f"{name}/model.safetensors.index.json" for name in self.text_encoder_names]
+        tokenizers = [f"{name}/*" for name in self.tokenizer_names]
+        return {"": ModelFiles(self.source, (*_CONFIGS, *tokenizers, *weights))}
+
+    def build(self, folder: Path, null_prompt: PromptEmbedding) -> Family:
+        """Load everything but the text encoders from a folder, in fp32.
+
+        Args:
+            folder: the pipeline.
+            null_prompt: the embedding of "no prompt", a batch of one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how its networks are loaded")
+
+    def build_text_encoder(self, folder: Path) -> TextEncoder:
+        """Load the text encoders and their tokenizers from a folder, in fp32."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its text encoder is loaded")
+
+    def write_pipeline(self, reference_dir: Path, weights_dir: Path, folder: Path) -> None:
+        """Write the reference's pipeline with a generator's network and `LCMScheduler`, for plain diffusers.
+
+        All but the network is copied from the reference's own files, so that their hashes tell where they come from.
+
+        Args:
+            reference_dir: the reference's pipeline.
+            weights_dir: the generator's network, as `Family.save_generator` writes it.
+            folder: where to write; must not exist.
+        """
+        from diffusers import LCMScheduler
+
+        index = json.loads((reference_dir / "model_index.json").read_text(encoding="utf-8"))
+        kept = ("vae", *self.tokenizer_names, *self.text_encoder_names)
+        for name in kept:
+            _copy_component(reference_dir / name, folder / name, self.variant)
+        shutil.copytree(weights_dir, folder / self.network_name, copy_function=shutil.copyfile)
+        scheduler = json.loads((reference_dir / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        LCMScheduler.from_config(scheduler, clip_sample=False).save_pretrained(folder / "scheduler")
+        parts = {name: entry for name, entry in index.items() if isinstance(entry, list)}
+        settings = {name: entry for name, entry in index.items() if not isinstance(entry, list)}
+        written = {name: entry if name in (*kept, self.network_name) else [None, None] for name, entry in parts.items()}
+        written["scheduler"] = ["diffusers", "LCMScheduler"]
+        if "requires_safety_checker" in settings:
+            settings["requires_safety_checker"] = False
+        text = json.dumps(settings | written, indent=2, sort_keys=True) + "\n"
+        (folder / "model_index.json").write_text(text, encoding="utf-8")
+
+
+class TextEncoder(nn.Module, ABC):
+    """A family's frozen text encoders with their tokenizers.
+
+    `tokenizers` maps each tokenizer's name to it and to the number of tokens that its encoder reads.
+    """
+
+    tokenizers: Mapping[str, tuple[Any, int]]
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> PromptEmbedding:
+        """Encode prompts as the family's denoiser wants them."""
+
+    def encode_null(self) -> PromptEmbedding:
+        """Encode "no prompt", a batch of one."""
+        return self.encode([""])
+
+    def tokenize(self, name: str, prompts: Sequence[str]) -> Any:
+        """Tokenize prompts to tensors of the encoder's length, shape (b, tokens), as diffusers' pipelines do."""
+        tokenizer, max_tokens = self.tokenizers[name]
+        return tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt"
+        )
+
+    def freeze(self) -> None:
+        """Switch off training for good; to be called once the weights are in place."""
+        self.requires_grad_(False)
+        self.eval()
+
+
+class Family(nn.Module, ABC):
+    """A family's denoising network, autoencoder and schedule, and how to call them.
+
+    All are frozen; `assistant` and `generator` are made from copies of the denoising network.
+
+    Args:
+        network: the reference's denoising network.
+        autoencoder: a diffusers `AutoencoderKL`.
+        scheduler: the reference's scheduler, of which betas and the meaning of the output are taken.
+        null_prompt: the embedding of "no prompt", a batch of one.
+    """
+
+    def __init__(self, network: nn.Module, autoencoder: nn.Module, scheduler: Any, null_prompt: PromptEmbedding) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.autoencoder: Any = autoencoder
+        self.schedule = Schedule(scheduler.alphas_cumprod.double())
+        self.prediction: Prediction = scheduler.config.prediction_type
+        self._null_prompt = null_prompt
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    @abstractmethod
+    def call(self) -> NetworkCall:
+        """How the network is called."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents."""
+        size = self.network.config.sample_size
+        return self.network.config.in_channels, size, size
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels a latent is wide."""
+        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the components are."""
+        return self.network.device
+
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
+        """Decode latents to images in [0, 1], differentiably.
+
+        The clamp lets gradients through unchanged: a hard one would leave saturated pixels without any.
+        """
+        images = self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample / 2 + 0.5
+        return images + (images.clamp(0, 1) - images).detach()
+
+    def reference(self) -> Reference:
+        """Make the frozen reference; it shares its weights with this object."""
+        return Reference(*self._denoiser_parts(self.network))
+
+    def assistant(self) -> Assistant:
+        """Make a trainable assistant that starts from the reference."""
+        return Assistant(*self._denoiser_parts(copy.deepcopy(self.network).requires_grad_(True)))
+
+    def generator(self, timestep: int, noise_scale: NoiseScale, weights_dir: Path | None) -> OneStepGenerator:
+        """Make a trainable one-step generator from the weights in `weights_dir`, or from the reference if None.
+
+        Raises:
+            ModelFileError: the folder does not hold one file of weights, or they are not this network's.
+        """
+        network = copy.deepcopy(self.network)
+        if weights_dir is not None:
+            load_weights(network, weights_dir)
+        denoiser = Denoiser(*self._denoiser_parts(network.requires_grad_(True)))
+        return OneStepGenerator(denoiser, timestep, noise_scale)
+
+    def save_generator(self, generator: OneStepGenerator, weights_dir: Path) -> None:
+        """Write a generator's network in diffusers' layout, as one file; `generator` reads it back."""
+        cast("Any", generator.denoiser.network).save_pretrained(weights_dir, max_shard_size="100GB")
+
+    def _denoiser_parts(
+        self, network: nn.Module
+    ) -> tuple[nn.Module, NetworkCall, Schedule, Prediction, PromptEmbedding]:
+        schedule = self.schedule.to(self.device, torch.float32)
+        null_prompt = self._null_prompt.to(self.device, torch.float32)
+        return network, self.call, schedule, self.prediction, null_prompt
+
+
+def load_weights(network: nn.Module, folder: Path) -> None:
+    """Load a network's state dict from the one `.safetensors` or pickled `.bin` file of a folder, strictly.
+
+    Raises:
+        ModelFileError: there is not exactly one such file, or its names or shapes are not the network's.
+    """
+    from safetensors.torch import load_file
+
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".bin"})
+    if len(files) != 1:
+        raise ModelFileError(
+            f"{folder} holds {len(files)} files of weights ({', '.join(f.name for f in files) or 'none'}), and one is "
+            "expected; let the source name the file itself, as in hf://owner/name@REVISION/unet/FILE.safetensors"
+        )
+    if files[0].suffix == ".bin":
+        state = torch.load(files[0], map_location="cpu", weights_only=True)
+    else:
+        state = load_file(files[0])
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ModelFileError(f"{files[0]} does not hold the reference's network: {error}") from error
+
+
+def _copy_component(source: Path, target: Path, variant: str | None) -> None:
+    """Copy a component; a variant's weights get the plain name, under which diffusers looks for them unasked."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        name = path.name.replace(f".{variant}.", ".") if variant else path.name
+        shutil.copyfile(path, target / name)

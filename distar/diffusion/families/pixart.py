@@ -1,0 +1,101 @@
+"""PixArt-α: a diffusion transformer that also predicts a variance, and a T5 text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from distar.diffusion.denoiser import NetworkCall
+from distar.diffusion.families.family import Family, ReferenceModel, TextEncoder
+from distar.diffusion.prompt import PromptEmbedding
+
+MAX_TOKENS = 120
+"""What PixArt-α was trained with; T5 itself has no limit."""
+
+
+class PixArt(ReferenceModel):
+    """A reference of the PixArt-α family, in the layout of `PixArtAlphaPipeline`."""
+
+    network_name: ClassVar[str] = "transformer"
+    call_options: ClassVar[Mapping[str, Any]] = {
+        "clean_caption": False,  # needs packages of its own, and would rewrite the prompt where they are installed
+        "use_resolution_binning": False,
+    }
+
+    family: Literal["pixart"]
+
+    def build(self, folder: Path, null_prompt: PromptEmbedding) -> PixArtAlpha:
+        """Load transformer, autoencoder and schedule."""
+        from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+
+        options: dict[str, Any] = {"dtype": torch.float32, "variant": self.variant, "local_files_only": True}
+        return PixArtAlpha(
+            PixArtTransformer2DModel.from_pretrained(folder / "transformer", **options),
+            AutoencoderKL.from_pretrained(folder / "vae", **options),
+            DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+            null_prompt,
+        )
+
+    def build_text_encoder(self, folder: Path) -> T5TextEncoder:
+        """Load the T5 encoder and its tokenizer."""
+        from transformers import T5EncoderModel, T5Tokenizer
+
+        encoder = T5EncoderModel.from_pretrained(
+            folder / "text_encoder", dtype=torch.float32, variant=self.variant, local_files_only=True
+        )
+        return T5TextEncoder(encoder, T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
+
+
+class T5TextEncoder(TextEncoder):
+    """Encode lower-cased prompts as `hidden_states` (b, 120, d) and `attention_mask` (b, 120), 1 at real tokens."""
+
+    def __init__(self, encoder: nn.Module, tokenizer: Any) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.tokenizers = {"tokenizer": (tokenizer, MAX_TOKENS)}
+        self.freeze()
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> PromptEmbedding:
+        """Encode prompts."""
+        tokens = self.tokenize("tokenizer", [prompt.lower().strip() for prompt in prompts]).to(self.encoder.device)
+        hidden_states = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+        return PromptEmbedding({"hidden_states": hidden_states, "attention_mask": tokens.attention_mask})
+
+
+class PixArtAlpha(Family):
+    """Call the transformer with hidden states and their mask; of its 2c output channels the first c are eps."""
+
+    @property
+    def call(self) -> NetworkCall:
+        """How the network is called."""
+        return partial(call_transformer, self.pixels_per_latent)
+
+
+def call_transformer(
+    pixels_per_latent: int,
+    network: nn.Module,
+    x_t: Float[Tensor, "b c h w"],
+    timestep: Int[Tensor, " b"],
+    prompt: PromptEmbedding,
+) -> Float[Tensor, "b c h w"]:
+    """Call a PixArtTransformer2DModel; the 1024-pixel models are also told the picture's size and aspect ratio."""
+    conditions: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+    if network.config.sample_size == 128:  # type: ignore[union-attr]
+        height, width = (side * pixels_per_latent for side in x_t.shape[-2:])
+        conditions["resolution"] = x_t.new_tensor([height, width]).expand(len(x_t), -1)
+        conditions["aspect_ratio"] = x_t.new_tensor([height / width]).expand(len(x_t), -1)
+    output = network(
+        x_t,
+        encoder_hidden_states=prompt.tensors["hidden_states"],
+        encoder_attention_mask=prompt.tensors["attention_mask"],
+        timestep=timestep,
+        added_cond_kwargs=conditions,
+    ).sample
+    return output.chunk(2, dim=1)[0]

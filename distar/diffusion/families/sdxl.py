@@ -1,0 +1,112 @@
+"""SDXL: a UNet2DConditionModel that is also told a pooled embedding and the picture's size; two CLIP text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from distar.diffusion.denoiser import NetworkCall
+from distar.diffusion.families.family import Family, ReferenceModel, TextEncoder
+from distar.diffusion.prompt import PromptEmbedding
+
+
+class SDXL(ReferenceModel):
+    """A reference of the SDXL family, in the layout of `StableDiffusionXLPipeline`."""
+
+    tokenizer_names: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
+    text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+
+    family: Literal["sdxl"]
+
+    def build(self, folder: Path, null_prompt: PromptEmbedding) -> StableDiffusionXL:
+        """Load UNet, autoencoder and schedule."""
+        from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+
+        options: dict[str, Any] = {"dtype": torch.float32, "variant": self.variant, "local_files_only": True}
+        return StableDiffusionXL(
+            UNet2DConditionModel.from_pretrained(folder / "unet", **options),
+            AutoencoderKL.from_pretrained(folder / "vae", **options),
+            EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+            null_prompt,
+        )
+
+    def build_text_encoder(self, folder: Path) -> TwoCLIPTextEncoders:
+        """Load both CLIP text encoders and their tokenizers."""
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+        options: dict[str, Any] = {"dtype": torch.float32, "variant": self.variant, "local_files_only": True}
+        return TwoCLIPTextEncoders(
+            CLIPTextModel.from_pretrained(folder / "text_encoder", **options),
+            CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", **options),
+            *(CLIPTokenizer.from_pretrained(folder / name, local_files_only=True) for name in self.tokenizer_names),
+        )
+
+
+class TwoCLIPTextEncoders(TextEncoder):
+    """Encode prompts with both encoders.
+
+    `hidden_states` of shape (b, tokens, d1 + d2) are those before each encoder's last layer; `pooled` of shape
+    (b, d2) is the second encoder's projection.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, first_tokenizer: Any, second_tokenizer: Any) -> None:
+        super().__init__()
+        self.first: Any = first
+        self.second: Any = second
+        self.tokenizers = {
+            "tokenizer": (first_tokenizer, first_tokenizer.model_max_length),
+            "tokenizer_2": (second_tokenizer, second_tokenizer.model_max_length),
+        }
+        self.freeze()
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> PromptEmbedding:
+        """Encode prompts."""
+        device = self.first.device
+        ids = [self.tokenize(name, prompts).input_ids.to(device) for name in self.tokenizers]
+        first = self.first(ids[0], output_hidden_states=True)
+        second = self.second(ids[1], output_hidden_states=True)
+        hidden_states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return PromptEmbedding({"hidden_states": hidden_states, "pooled": second.text_embeds})
+
+    def encode_null(self) -> PromptEmbedding:
+        """Encode "no prompt" as zeros, as the pipeline's `force_zeros_for_empty_prompt` does."""
+        return PromptEmbedding({name: torch.zeros_like(value) for name, value in self.encode([""]).tensors.items()})
+
+
+class StableDiffusionXL(Family):
+    """Call the UNet with hidden states, pooled embedding and time ids."""
+
+    @property
+    def call(self) -> NetworkCall:
+        """How the network is called."""
+        return partial(call_sdxl_unet, self.pixels_per_latent)
+
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
+        """Decode in fp32 whatever the precision around it: SDXL's autoencoder overflows in halves."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return super().decode(latents.float())
+
+
+def call_sdxl_unet(
+    pixels_per_latent: int,
+    network: nn.Module,
+    x_t: Float[Tensor, "b c h w"],
+    timestep: Int[Tensor, " b"],
+    prompt: PromptEmbedding,
+) -> Float[Tensor, "b c h w"]:
+    """Call SDXL's UNet for uncropped pictures of the latents' own size.
+
+    The time ids are (height, width, top, left, target height, target width), in pixels.
+    """
+    height, width = (side * pixels_per_latent for side in x_t.shape[-2:])
+    ids = torch.tensor([height, width, 0, 0, height, width], dtype=x_t.dtype, device=x_t.device)
+    conditions = {"text_embeds": prompt.tensors["pooled"], "time_ids": ids.expand(len(x_t), -1)}
+    hidden_states = prompt.tensors["hidden_states"]
+    return network(x_t, timestep, encoder_hidden_states=hidden_states, added_cond_kwargs=conditions).sample
