@@ -57,7 +57,8 @@ def fetch(source: str, pins: Pins, folder: Path) -> None:
 
 def _copy(source: str, name: str, target: Path) -> None:
     if source.startswith("file://"):
-        origin = Path(source.removeprefix("file://")) / name
+        origin = Path(source.removeprefix("file://"))
+        origin = origin / name if origin.is_dir() else origin
         if not origin.is_file():
             raise ModelFileError(f"{source}/{name} is pinned, but the file does not exist; restore it (git checkout)")
         shutil.copyfile(origin, target)

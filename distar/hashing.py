@@ -37,6 +37,9 @@ def sha256_of(path: Path) -> str:
 def pin_folder(folder: Path) -> dict[str, dict[str, str | int]]:
     """Pin every file of a folder, in a fixed order."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files
-    }
+    return {path.relative_to(folder).as_posix(): pin_file(path) for path in files}
+
+
+def pin_file(path: Path) -> dict[str, str | int]:
+    """Pin a file's content."""
+    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}

@@ -11,76 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from ruamel.yaml import YAML
 from safetensors.torch import save_model
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from distar.diffusion.families.sd15 import write_pipeline
-from distar.hashing import pin_folder
+from distar.hashing import pin_file, pin_folder
 from distar.rewards.attributes import AttributeClassifier
+from tests.references import REPOSITORY, TOKENIZER, WIDTH, make_unet, save_sd15, text_config
 
-REPOSITORY = Path(__file__).parent.parent
-TOKENIZER = REPOSITORY / "models" / "tiny" / "reference" / "tokenizer"
-WIDTH, TOKENS = 16, 16
 ATTRIBUTES = {"shape": ["star", "moon"], "colour": ["red", "teal"], "background": ["white", "sand"]}
-
-
-def text_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": WIDTH,
-        "intermediate_size": 2 * WIDTH,
-        "projection_dim": WIDTH,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "max_position_embeddings": TOKENS,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-
-
-def make_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=4,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, WIDTH),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
 
 
 def save_models(folder: Path) -> None:
     """Write a reference, an initial generator, two CLIP rewards and a judge, all with random weights."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
-    autoencoder: dict[str, Any] = {
-        "sample_size": 16,
-        "block_out_channels": (8, 8, 8),
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 4,
-        "down_block_types": ("DownEncoderBlock2D",) * 3,
-        "up_block_types": ("UpDecoderBlock2D",) * 3,
-    }
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(tokenizer)))
-    vae = AutoencoderKL(**autoencoder)
-    write_pipeline(folder / "reference", vae, text_encoder, tokenizer, make_unet(), scheduler)
-    make_unet().save_pretrained(folder / "initial_generator")
+    save_sd15(folder / "reference")
+    make_unet(cross_attention_dim=WIDTH).save_pretrained(folder / "initial_generator")
     vision = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
     for name in ("preference", "matching"):
         config = CLIPConfig(
@@ -101,6 +48,7 @@ def make_project(folder: Path, models: Path) -> Path:
     """Write a project folder around miniature models: parameters, profile, lock and prompts."""
     shutil.copytree(models, folder / "models")
     profile = YAML().load(REPOSITORY / "profiles" / "tiny.yaml")
+    profile["embeddings"] |= {"batch_size": 2, "shard_size": 2}
     profile["runtime"]["num_threads"] = 1
     sources = [profile["reference"], profile["initial_generator"], *profile["rewards"].values()]
     for source in sources:
@@ -124,8 +72,7 @@ def make_project(folder: Path, models: Path) -> Path:
     (folder / "profiles").mkdir()
     YAML().dump(profile, folder / "profiles" / "mini.yaml")
     YAML().dump({"profile": "mini", "seed": 0, "publish": {"url": "file://published"}}, folder / "params.yaml")
-    pins = {source["source"]: pin_folder(folder / source["source"].removeprefix("file://")) for source in sources}
-    (folder / "profiles" / "mini.lock.json").write_text(json.dumps(pins))
+    pin_sources(folder)
     (folder / "requirements").mkdir()
     shutil.copy(REPOSITORY / "requirements" / "lock.txt", folder / "requirements")
     (folder / "train.txt").write_text(
@@ -133,6 +80,17 @@ def make_project(folder: Path, models: Path) -> Path:
     )
     (folder / "evaluation.txt").write_text("\n".join(f"a red star, white backdrop {i}" for i in range(7)) + "\n")
     return folder
+
+
+def pin_sources(folder: Path) -> None:
+    """Pin the model files that the project's profile names, as they are."""
+    profile = YAML(typ="safe").load(folder / "profiles" / "mini.yaml")
+    sources = [profile["reference"], profile["initial_generator"], *profile["rewards"].values()]
+    pins = {}
+    for source in (entry["source"] for entry in sources):
+        path = folder / source.removeprefix("file://")
+        pins[source] = pin_folder(path) if path.is_dir() else {path.name: pin_file(path)}
+    (folder / "profiles" / "mini.lock.json").write_text(json.dumps(pins))
 
 
 def with_pipeline(folder: Path) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class EncodedPrompts(Protocol):
     """Embeddings of many prompts, wherever they are kept; `[rows]` gives those of some."""
 

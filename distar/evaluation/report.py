@@ -107,6 +107,8 @@ def _curves(report: Report) -> str:
     """Plot the rewards, diversity and saturation that the probes saw, as inline SVG."""
     with report.probes_path.open() as file:
         rows = list(csv.DictReader(file))
+    if not rows:
+        return ""  # nothing was trained
     iterations = [int(row["iteration"]) for row in rows]
     names = [name for name in rows[0] if name.startswith("reward_") and not name.endswith("_std")]
     names += ["diversity", "saturation"]

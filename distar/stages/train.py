@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from distar import paths
 from distar.atomic import written_whole
+from distar.diffusion.families import Family
+from distar.diffusion.generator import OneStepGenerator
 from distar.embeddings import Embeddings
 from distar.hashing import sha256_of
 from distar.lineage.record import LOCK_PATH, recorded
@@ -22,7 +25,7 @@ from distar.params import Params, load_params
 from distar.prompts import load_prompts
 from distar.runtime import prepare_torch
 from distar.training.checkpoint import WorkDirectory
-from distar.training.loop import PromptData, Training, write_rows
+from distar.training.loop import PromptData, Trained, Training, write_rows
 
 
 def run() -> None:
@@ -31,36 +34,43 @@ def run() -> None:
     params = load_params()
     with recorded("train") as record:
         accelerator = prepare_torch(params.profile.runtime, params.profile.train.precision)
-        device = accelerator.device
-        family = load_family(params, device)
-        rewards = load_rewards(params, device)
-        prompts = load_prompts(paths.TRAIN_PROMPTS)
-        training = Training(
-            params.profile.train,
-            params.seed,
-            family,
-            load_initial_generator(params, family),
-            PromptData(prompts, Embeddings(paths.TRAIN_EMBEDDINGS)),
-            rewards,
-            diversity_features(params, rewards),
-            accelerator,
-        )
-        fingerprint = run_fingerprint(params)
-        with WorkDirectory(work_root() / fingerprint[:16], fingerprint) as work_dir:
-            trained = training.run(work_dir)
+        family = load_family(params, accelerator.device)
+        initial = load_initial_generator(params, family)
+        if params.profile.train.num_steps == 0:
+            trained = Trained(initial, updates=[], probes=[])
+        else:
+            trained = _train(params, family, initial, accelerator)
         if accelerator.is_main_process:
             with written_whole(paths.GENERATOR) as folder:
                 family.save_generator(trained.generator, folder / paths.GENERATOR_WEIGHTS.name)
                 write_rows(trained.updates, folder / paths.UPDATES_LOG.name)
                 write_rows(trained.probes, folder / paths.PROBES_LOG.name)
-        record["device"] = str(device)
+        record["device"] = str(accelerator.device)
         record["torch_threads"] = torch.get_num_threads()
+
+
+def _train(params: Params, family: Family, initial: OneStepGenerator, accelerator: Accelerator) -> Trained:
+    rewards = load_rewards(params, accelerator.device)
+    training = Training(
+        params.profile.train,
+        params.seed,
+        family,
+        initial,
+        PromptData(load_prompts(paths.TRAIN_PROMPTS), Embeddings(paths.TRAIN_EMBEDDINGS)),
+        rewards,
+        diversity_features(params, rewards),
+        accelerator,
+    )
+    fingerprint = run_fingerprint(params)
+    with WorkDirectory(work_root() / fingerprint[:16], fingerprint) as work_dir:
+        return training.run(work_dir)
 
 
 def run_fingerprint(params: Params) -> str:
     """Hash what the weights depend on: parameters, inputs and the dependency lock."""
     profile = params.profile.model_dump(mode="json")
-    relevant = {name: profile[name] for name in ("runtime", "reference", "initial_generator", "embeddings", "rewards", "train")}
+    sections = ("runtime", "reference", "initial_generator", "embeddings", "rewards", "train")
+    relevant = {name: profile[name] for name in sections}
     inputs = {
         str(path): sha256_of(path)
         for folder in (paths.TRAIN_PROMPTS, paths.EMBEDDINGS, paths.REFERENCE.parent, paths.REWARDS, LOCK_PATH)

@@ -56,11 +56,12 @@ def check(models_dir: Path = Path("models/tiny")) -> dict[str, float]:
             ),
         }
 
-    family = profile.reference.build(models_dir / "reference")
+    text_encoder = profile.reference.build_text_encoder(models_dir / "reference")
+    family = profile.reference.build(models_dir / "reference", text_encoder.encode_null())
     prompts = (models_dir / "prompts" / "evaluation.txt").read_text(encoding="utf-8").splitlines()
     sampling = profile.evaluate.reference
     draw = many_steps(family.reference(), sampling.num_steps, sampling.guidance_scale)
-    requests = Requests.make(prompts, 1, family.latent_shape, 0, "check")
+    requests = Requests.make(prompts, text_encoder.encode(prompts), 1, family.latent_shape, 0, "check")
     drawn = draw_images("reference", draw, family, requests, profile.evaluate.batch_size)
     with torch.no_grad():
         right = judge(drawn.float() / 255, prompts).bool()

@@ -18,7 +18,9 @@ from distar.training.loop import PromptData, Training
 def build_initial_generator(kitchen: Kitchen) -> None:
     """Distil the reference into one step by SIM: Diff-Instruct*'s own training without a reward."""
     params = kitchen.recipe.initial_generator
-    family = SD15(family="sd15", source="file://reference").build(kitchen.models_dir / "reference")
+    reference, folder = SD15(family="sd15", source="file://reference", variant=None), kitchen.models_dir / "reference"
+    text_encoder = reference.build_text_encoder(folder)
+    family = reference.build(folder, text_encoder.encode_null())
     matching = CLIPScore(kind="clip_score", source="file://matching").build(kitchen.models_dir / "matching")
     preference = PickScore(kind="pickscore", source="file://preference").build(kitchen.models_dir / "preference")
     prompts = read_source(kitchen.models_dir / "prompts" / "train.txt", None).prompts
@@ -27,7 +29,7 @@ def build_initial_generator(kitchen: Kitchen) -> None:
         kitchen.recipe.seed,
         family,
         family.generator(params.generator.timestep, params.generator.noise_scale, None),
-        PromptData(prompts, family.encode_prompts(prompts)),
+        PromptData(prompts, text_encoder.encode(prompts)),
         {"matching": matching, "preference": preference},
         matching,
         Accelerator(cpu=True),

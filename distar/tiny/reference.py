@@ -6,12 +6,12 @@ import copy
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from distar.diffusion.assistant import Assistant
-from distar.diffusion.families.sd15 import call_unet, write_pipeline
+from distar.diffusion.families.sd15 import call_unet
 from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.schedule import Schedule
 from distar.tiny.autoencoder import encode_all
@@ -82,9 +82,16 @@ def build_reference(kitchen: Kitchen) -> None:
         return model.denoiser.denoising_loss(x0, eps, timestep, prompt).mean()
 
     trained = fit("reference", model, loss_at, params.fit, kitchen.work_dir).half()
-    write_pipeline(
-        folder, copy.deepcopy(vae).half(), trained.text_encoder, tokenizer, trained.denoiser.network, scheduler
-    )
+    components: dict[str, Any] = {
+        "vae": copy.deepcopy(vae).half(),
+        "text_encoder": trained.text_encoder,
+        "tokenizer": tokenizer,
+        "unet": trained.denoiser.network,
+        "scheduler": scheduler,
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    StableDiffusionPipeline(**components, requires_safety_checker=False).save_pretrained(folder)
 
 
 class _TextToImage(nn.Module):

@@ -68,9 +68,12 @@ class MonitorParams(_Strict):
 
 
 class TrainParams(_Strict):
-    """Everything of Diff-Instruct* training that changes results."""
+    """Everything of Diff-Instruct* training that changes results.
 
-    num_steps: int = Field(gt=0)
+    With `num_steps` 0 nothing is trained: the initial generator is evaluated and packaged as it is.
+    """
+
+    num_steps: int = Field(ge=0)
     batch_size: int = Field(gt=0)
     micro_batch_size: int = Field(gt=0)
     precision: Literal["no", "bf16"]

@@ -125,7 +125,7 @@ def test_full_disk_is_told_and_leaves_nothing(project: Path) -> None:
 
 
 def test_second_trainer_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for stage in ("prompts", "reference", "rewards"):
+    for stage in ("prompts", "reference", "rewards", "embeddings"):
         assert main([stage]) == 0
     from distar.params import load_params
     from distar.stages.train import run_fingerprint, work_root

@@ -25,7 +25,7 @@ PROFILE = Path("profiles/mini.yaml")
 
 @pytest.fixture
 def prepared(project: Path) -> Path:
-    for stage in ("prompts", "reference", "rewards"):
+    for stage in ("prompts", "reference", "rewards", "embeddings"):
         assert main([stage]) == 0
     return project
 

@@ -21,22 +21,23 @@ DIVERGENCES: dict[str, Divergence] = {
     "pseudo_huber": PseudoHuber(kind="pseudo_huber", space="x0", c=0.03, weighting=FLAT, path_term=False),
 }
 B = 4
+REFERENCE = SD15(family="sd15", source="file://reference", variant=None)
 
 
 @pytest.fixture(scope="module")
 def family(miniature_models: Path) -> Family:
     folder = miniature_models / "reference"
-    return SD15(family="sd15", source=f"file://{folder}").build(folder)
+    return REFERENCE.build(folder, REFERENCE.build_text_encoder(folder).encode_null())
 
 
 @pytest.fixture
-def batch(family: Family) -> Batch:
+def batch(family: Family, miniature_models: Path) -> Batch:
     rng = torch.Generator().manual_seed(3)
     prompts = ("a red star", "a teal moon", "a red moon", "a teal star")
     shape = (B, *family.latent_shape)
     return Batch(
         prompts,
-        family.encode_prompts(prompts),
+        REFERENCE.build_text_encoder(miniature_models / "reference").encode(prompts),
         torch.randn(shape, generator=rng),
         torch.randn(shape, generator=rng),
         torch.tensor([50, 300, 600, 950]),

@@ -237,8 +237,17 @@ def load_weights(network: nn.Module, folder: Path) -> None:
 
 
 def _copy_component(source: Path, target: Path, variant: str | None) -> None:
-    """Copy a component; a variant's weights get the plain name, under which diffusers looks for them unasked."""
+    """Copy a component; a variant's weights get the plain name, under which diffusers looks for them unasked.
+
+    transformers loads a text encoder in the type that its configuration names: it must be that of the other networks.
+    """
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         name = path.name.replace(f".{variant}.", ".") if variant else path.name
         shutil.copyfile(path, target / name)
+    config_path = target / "config.json"
+    if config_path.exists():
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        for key in config.keys() & {"dtype", "torch_dtype"}:
+            config[key] = "float32"
+        config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
