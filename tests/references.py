@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -20,6 +21,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -48,6 +50,8 @@ def save_sd15(folder: Path) -> None:
         "feature_extractor": None,
     }
     StableDiffusionPipeline(**components, requires_safety_checker=False).save_pretrained(folder)
+    rename_weights(folder / "text_encoder" / "model.safetensors", as_published_clip)
+    rename_weights(folder / "vae" / "diffusion_pytorch_model.safetensors", as_published_vae)
 
 
 def save_sdxl(folder: Path) -> None:
@@ -107,6 +111,29 @@ def save_pixart(folder: Path) -> None:
     )
     pipeline.save_pretrained(folder)
     (folder / "tokenizer" / "tokenizer.json").unlink()  # not in the hub's repository
+
+
+def as_published_clip(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Name a CLIP text encoder's weights as SD1.5's file does, which also holds the positions."""
+    prefix = "text_model."
+    named = {name if name.startswith(prefix) else prefix + name: value for name, value in state.items()}
+    positions = named[f"{prefix}embeddings.position_embedding.weight"].shape[0]
+    return named | {f"{prefix}embeddings.position_ids": torch.arange(positions)[None]}
+
+
+def as_published_vae(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Name an autoencoder's weights as SD1.5's file does: attention as diffusers called it then."""
+    renamed = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    named = {}
+    for name, value in state.items():
+        for new, old in renamed.items():
+            name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")  # noqa: PLW2901
+        named[name] = value
+    return named
+
+
+def rename_weights(path: Path, rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file(rename(load_file(path)), path, metadata={"format": "pt"})
 
 
 REFERENCES: dict[str, Callable[[Path], None]] = {"sd15": save_sd15, "sdxl": save_sdxl, "pixart": save_pixart}
