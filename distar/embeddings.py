@@ -1,6 +1,6 @@
 """Embeddings of a prompt set: computed once, kept in shards of safetensors, read by memory mapping.
 
-    SET/00000.safetensors …   rows 0 to n−1, n to 2n−1, …: the tensors of `PromptEmbedding`, batch first
+SET/00000.safetensors …   rows 0 to n−1, n to 2n−1, …: the tensors of `PromptEmbedding`, batch first
 """
 
 from __future__ import annotations

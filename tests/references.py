@@ -177,16 +177,16 @@ def make_unet(**options: Any) -> UNet2DConditionModel:
 
 
 def make_autoencoder(**options: Any) -> AutoencoderKL:
-    return AutoencoderKL(
-        sample_size=RESOLUTION,
-        block_out_channels=(8, 8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        **options,
-    )
+    config: dict[str, Any] = {
+        "sample_size": RESOLUTION,
+        "block_out_channels": (8, 8, 8),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
+    return AutoencoderKL(**config, **options)
 
 
 def make_t5_tokenizer(folder: Path) -> T5Tokenizer:

@@ -54,7 +54,7 @@ class Requests:
         `prompts` are the first of those that are `encoded`.
         """
         rows = torch.arange(len(prompts)).repeat_interleave(images_per_prompt)
-        repeated = tuple(prompts[row] for row in rows.tolist())
+        repeated = tuple(prompt for prompt in prompts for _ in range(images_per_prompt))
         return cls(repeated, encoded, rows, torch.randn(len(rows), *latent_shape, generator=draws(seed, purpose)))
 
 

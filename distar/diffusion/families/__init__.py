@@ -1,6 +1,6 @@
 """Reference models by family: one file a family, which supplies only what differs.
 
-To add one: a file here with its parameters and their `build` and `build_text_encoder`, and its class in the union below.
+To add one: a file here with its parameters, their `build` and `build_text_encoder`, and its class in the union below.
 """
 
 from typing import Annotated

@@ -89,14 +89,17 @@ class ReferenceModel(BaseModel):
             _copy_component(reference_dir / name, folder / name, self.variant)
         shutil.copytree(weights_dir, folder / self.network_name, copy_function=shutil.copyfile)
         scheduler = json.loads((reference_dir / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        LCMScheduler.from_config(scheduler, clip_sample=False).save_pretrained(folder / "scheduler")
+        written: Any = LCMScheduler.from_config(scheduler, clip_sample=False)
+        written.save_pretrained(folder / "scheduler")
         parts = {name: entry for name, entry in index.items() if isinstance(entry, list)}
         settings = {name: entry for name, entry in index.items() if not isinstance(entry, list)}
-        written = {name: entry if name in (*kept, self.network_name) else [None, None] for name, entry in parts.items()}
-        written["scheduler"] = ["diffusers", "LCMScheduler"]
+        components = {
+            name: entry if name in (*kept, self.network_name) else [None, None] for name, entry in parts.items()
+        }
+        components["scheduler"] = ["diffusers", "LCMScheduler"]
         if "requires_safety_checker" in settings:
             settings["requires_safety_checker"] = False
-        text = json.dumps(settings | written, indent=2, sort_keys=True) + "\n"
+        text = json.dumps(settings | components, indent=2, sort_keys=True) + "\n"
         (folder / "model_index.json").write_text(text, encoding="utf-8")
 
 
@@ -141,7 +144,9 @@ class Family(nn.Module, ABC):
         null_prompt: the embedding of "no prompt", a batch of one.
     """
 
-    def __init__(self, network: nn.Module, autoencoder: nn.Module, scheduler: Any, null_prompt: PromptEmbedding) -> None:
+    def __init__(
+        self, network: nn.Module, autoencoder: nn.Module, scheduler: Any, null_prompt: PromptEmbedding
+    ) -> None:
         super().__init__()
         self.network: Any = network
         self.autoencoder: Any = autoencoder
