@@ -105,7 +105,10 @@ def _run_tiny_check(options: argparse.Namespace) -> None:
     from distar.tiny.check import check, table
 
     results = check()
-    Console().print_json(data=results) if options.json else Console().print(table(results))
+    if options.json:
+        Console().print_json(data=results)
+    else:
+        Console().print(table(results))
 
 
 def _positive(text: str) -> int:

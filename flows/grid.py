@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
+from distar.errors import ParameterError
 from flows.commands import stream
 from flows.worktree import DVC, current_revision, worktree
 
@@ -53,6 +54,9 @@ def grid(path: str) -> None:
     """Run every variant of a grid file with every seed, one after the other, and write a CSV beside the file."""
     source = Path(path)
     plan = YAML(typ="safe").load(source.read_text(encoding="utf-8"))
+    profile = YAML().load(Path("profiles") / f"{plan['profile']}.yaml")
+    for variant, changes in plan["variants"].items():  # all before the first run, which may take hours
+        check_changes(changes, profile, f"{source}: {variant}")
     revision = current_revision()
     rows: list[Row] = []
     for seed in plan["seeds"]:
@@ -72,7 +76,7 @@ def summary(rows: list[Row]) -> Table:
     table = Table("mean ± standard deviation", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for variant in variants:
         table.add_column(variant, overflow="fold", justify="right")
-    for name in (name for name in rows[0] if name not in {"variant", "seed"}):
+    for name in list(rows[0])[2:]:
         cells = []
         for variant in variants:
             values = [float(row[name]) for row in rows if row["variant"] == variant]
@@ -80,6 +84,23 @@ def summary(rows: list[Row]) -> Table:
             cells.append(f"{mean(values):.4f}{spread}")
         table.add_row(name.replace("_", " "), *cells)
     return table
+
+
+def check_changes(changes: dict[str, Any], profile: dict[str, Any], shown_as: str) -> None:
+    """Check that a variant changes only what there is.
+
+    Raises:
+        ParameterError: the profile has no such parameter.
+    """
+    for key in changes:
+        place: Any = profile
+        for part in key.split("."):
+            if not isinstance(place, dict) or part not in place:
+                raise ParameterError(
+                    f"{shown_as}: {key}: the profile has no such parameter; check its spelling"
+                    + (f": where {part!r} stands it has {', '.join(place)}" if isinstance(place, dict) else "")
+                )
+            place = place[part]
 
 
 def _edit(path: Path, changes: dict[str, Any]) -> None:
