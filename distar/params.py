@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from distar.diffusion.families import ReferenceParams
 from distar.errors import ParameterError
 from distar.evaluation.params import EvaluateParams
-from distar.prompts import PromptParams
+from distar.prompts.params import PromptParams
 from distar.rewards import RewardParams
 from distar.training.params import TrainParams
 
