@@ -34,23 +34,25 @@ def read_entries(path: Path, params: PromptSourceParams) -> list[Entry]:
         PromptError: a file is missing or not in the format; the message names the place and the remedy.
     """
     match params.format, params.column:
-        case "text", None:
-            return [Entry(line) for line in _decoded(_single_file(path)).split("\n")]
-        case "jsonl", str(column):
-            return _read_jsonl(_single_file(path), column)
-        case "csv", str(column):
-            return _read_csv(_single_file(path), column)
         case "parquet", str(column):
-            return _read_parquet(path, column)
+            entries = _read_parquet(path, column)
         case "hpsv2", None:
-            return _read_hpsv2(path)
+            entries = _read_hpsv2(path)
+        case "text", None:
+            entries = _read_text(_single_file(path))
+        case "jsonl", str(column):
+            entries = _read_jsonl(_single_file(path), column)
+        case "csv", str(column):
+            entries = _read_csv(_single_file(path), column)
         case "parti", None:
-            return _read_parti(_single_file(path))
+            entries = _read_parti(_single_file(path))
         case "coco", None:
-            return _read_coco(_single_file(path))
+            entries = _read_coco(_single_file(path))
         case "pickle_list", None:
-            return _read_pickle_list(_single_file(path))
-    raise AssertionError(f"{params} passed its validation")
+            entries = _read_pickle_list(_single_file(path))
+        case _:
+            raise AssertionError(f"{params} does not keep to its own validation")
+    return entries
 
 
 def _single_file(path: Path) -> Path:
@@ -80,6 +82,10 @@ def _decoded(path: Path) -> str:
         ) from None
 
 
+def _read_text(path: Path) -> list[Entry]:
+    return [Entry(line) for line in _decoded(path).removesuffix("\n").split("\n")]
+
+
 def _read_jsonl(path: Path, column: str) -> list[Entry]:
     entries = []
     for number, line in enumerate(_decoded(path).split("\n"), start=1):
@@ -97,7 +103,9 @@ def _read_jsonl(path: Path, column: str) -> list[Entry]:
 
 def _read_csv(path: Path, column: str) -> list[Entry]:
     if path.suffix.lower() not in _DELIMITERS:
-        raise PromptError(f"{path}: the name must end in {' or '.join(_DELIMITERS)}, which tells the delimiter; rename it")
+        raise PromptError(
+            f"{path}: the name must end in {' or '.join(_DELIMITERS)}, which tells the delimiter; rename it"
+        )
     rows = _rows(path, csv.reader(_lines(path), delimiter=_DELIMITERS[path.suffix.lower()], strict=True), (column,))
     return [Entry(prompt) for (prompt,) in rows]
 
@@ -159,7 +167,9 @@ def _read_hpsv2(path: Path) -> list[Entry]:
     for style in HPSV2_STYLES:
         file = path / f"{style}.json"
         if not file.is_file():
-            raise PromptError(f"{file} does not exist; the format 'hpsv2' is a folder of {', '.join(HPSV2_STYLES)}.json")
+            raise PromptError(
+                f"{file} does not exist; the format 'hpsv2' is a folder of {', '.join(HPSV2_STYLES)}.json"
+            )
         prompts = _parsed_json(_decoded(file), str(file))
         if not isinstance(prompts, list):
             raise PromptError(f"{file}: got {_kind(prompts)}, expected a list of strings")

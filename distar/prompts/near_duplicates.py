@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def find_near_duplicates(keys: Sequence[str], threshold: float) -> dict[int, int]:
@@ -35,7 +36,7 @@ def find_near_duplicates(keys: Sequence[str], threshold: float) -> dict[int, int
 
 def _word_pairs(key: str) -> frozenset[tuple[str, ...]]:
     words = key.split()
-    return frozenset(zip(words, words[1:], strict=False) if len(words) > 1 else [tuple(words)])
+    return frozenset(pairwise(words) if len(words) > 1 else [tuple(words)])
 
 
 def _jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
