@@ -158,7 +158,7 @@ def _read_parquet_file(path: Path, column: str) -> list[Entry]:
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise PromptError(f"{path}: the column {column!r} holds {kind}, expected strings; choose another column")
         return [Entry(value or "") for value in pq.read_table(path, columns=[column]).column(column).to_pylist()]
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise PromptError(f"{path} is not a readable parquet file: {error}; fetch or write it again") from error
 
 

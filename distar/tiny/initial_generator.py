@@ -20,7 +20,7 @@ def build_initial_generator(kitchen: Kitchen) -> None:
     family = SD15(family="sd15", source="file://reference").build(kitchen.models_dir / "reference")
     matching = CLIPScore(kind="clip_score", source="file://matching").build(kitchen.models_dir / "matching")
     preference = PickScore(kind="pickscore", source="file://preference").build(kitchen.models_dir / "preference")
-    prompts = (kitchen.models_dir / "prompts" / "train.txt").read_text(encoding="utf-8").splitlines()
+    prompts = tuple((kitchen.models_dir / "prompts" / "train.txt").read_text(encoding="utf-8").splitlines())
     training = Training(
         params,
         kitchen.recipe.seed,
