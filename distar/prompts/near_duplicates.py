@@ -21,7 +21,7 @@ def find_near_duplicates(keys: Sequence[str], threshold: float) -> dict[int, int
     kept_with: dict[tuple[str, ...], list[int]] = defaultdict(list)
     found: dict[int, int] = {}
     for i, pairs in enumerate(sets):
-        # Two sets have at least threshold * max(size) pairs in common, so at most this many are not shared
+        # Similar sets share threshold * size pairs at least, so one of any this many; 1e-9 outweighs rounding errors
         num_rarest = len(pairs) - math.ceil(threshold * len(pairs) - 1e-9) + 1
         rarest = sorted(pairs, key=lambda pair: (frequency[pair], pair))[:num_rarest]
         candidates = sorted({j for pair in rarest for j in kept_with[pair]})
