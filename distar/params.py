@@ -18,7 +18,7 @@ from distar.embeddings import EmbeddingParams
 from distar.errors import ParameterError
 from distar.evaluation.params import EvaluateParams
 from distar.model_files import ModelFiles
-from distar.prompts import PromptParams
+from distar.prompts.params import PromptParams
 from distar.rewards import RewardParams
 from distar.training.params import TrainParams
 

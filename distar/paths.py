@@ -8,6 +8,7 @@ PROMPTS = OUTPUTS / "prompts"
 TRAIN_PROMPTS = PROMPTS / "train.parquet"
 EVALUATION_PROMPTS = PROMPTS / "evaluation.parquet"
 PROMPTS_CARD = PROMPTS / "card.json"
+DROPPED_PROMPTS = PROMPTS / "dropped.csv"
 
 REFERENCE = OUTPUTS / "reference" / "pipeline"
 INITIAL_GENERATOR = OUTPUTS / "reference" / "initial_generator"
@@ -17,6 +18,7 @@ EMBEDDINGS = OUTPUTS / "embeddings"
 TRAIN_EMBEDDINGS = EMBEDDINGS / "train"
 EVALUATION_EMBEDDINGS = EMBEDDINGS / "evaluation"
 NULL_EMBEDDING = EMBEDDINGS / "null.safetensors"
+EMBEDDINGS_CARD = EMBEDDINGS / "card.json"
 
 BASELINE = OUTPUTS / "baseline"
 

@@ -54,7 +54,7 @@ def make_project(folder: Path, models: Path) -> Path:
     for source in sources:
         source["source"] = source["source"].replace("models/tiny", "models")
     for name in ("train", "evaluation"):
-        profile["prompts"][name]["source"] = f"file://{name}.txt"
+        profile["prompts"][name]["source"] = f"file://prompts/{name}.txt"
     profile["train"] |= {"num_steps": 4, "batch_size": 4, "micro_batch_size": 4, "checkpoint_every": 2}
     profile["train"]["reward_scale"] = 1.0  # tests edit it; they do not depend on how tiny is tuned
     profile["train"]["assistant"]["warmup_steps"] = 2
@@ -75,10 +75,12 @@ def make_project(folder: Path, models: Path) -> Path:
     pin_sources(folder)
     (folder / "requirements").mkdir()
     shutil.copy(REPOSITORY / "requirements" / "lock.txt", folder / "requirements")
-    (folder / "train.txt").write_text(
+    (folder / "prompts").mkdir()
+    (folder / "prompts" / "train.txt").write_text(
         "a red star on a white background\na teal moon against sand\na red moon on sand\n"
     )
-    (folder / "evaluation.txt").write_text("\n".join(f"a red star, white backdrop {i}" for i in range(7)) + "\n")
+    evaluation = "\n".join(f"a red star, white backdrop {i}" for i in range(7)) + "\n"
+    (folder / "prompts" / "evaluation.txt").write_text(evaluation)
     return folder
 
 
@@ -97,7 +99,7 @@ def with_pipeline(folder: Path) -> Path:
     """Turn a miniature into a git and DVC project with the real dvc.yaml and code."""
     for name in ("distar", "flows"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    text = (REPOSITORY / "dvc.yaml").read_text().replace("models/tiny/prompts", "train.txt")
+    text = (REPOSITORY / "dvc.yaml").read_text().replace("      - models/tiny/prompts\n", "")
     (folder / "dvc.yaml").write_text(text)
     shutil.copy(REPOSITORY / ".gitignore", folder)
     commands = [

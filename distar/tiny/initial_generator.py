@@ -7,7 +7,6 @@ import hashlib
 from accelerate import Accelerator
 
 from distar.diffusion.families.sd15 import SD15
-from distar.prompts import read_source
 from distar.rewards.clip_score import CLIPScore
 from distar.rewards.pickscore import PickScore
 from distar.tiny.recipe import Kitchen
@@ -23,7 +22,7 @@ def build_initial_generator(kitchen: Kitchen) -> None:
     family = reference.build(folder, text_encoder.encode_null())
     matching = CLIPScore(kind="clip_score", source="file://matching").build(kitchen.models_dir / "matching")
     preference = PickScore(kind="pickscore", source="file://preference").build(kitchen.models_dir / "preference")
-    prompts = read_source(kitchen.models_dir / "prompts" / "train.txt", None).prompts
+    prompts = tuple((kitchen.models_dir / "prompts" / "train.txt").read_text(encoding="utf-8").splitlines())
     training = Training(
         params,
         kitchen.recipe.seed,

@@ -70,15 +70,19 @@ CASES: dict[str, tuple[Callable[[], object], str, list[str]]] = {
         "reference",
         ["hf://owner/name@main is not pinned"],
     ),
-    "empty prompt file": (lambda: Path("train.txt").write_text("\n \n"), "prompts", ["train.txt holds no prompt"]),
-    "missing prompt file": (Path("train.txt").unlink, "prompts", ["train.txt does not exist"]),
+    "empty prompt file": (
+        lambda: Path("prompts/train.txt").write_text("\n \n"),
+        "prompts",
+        ["train.txt holds no prompt"],
+    ),
+    "missing prompt file": (Path("prompts/train.txt").unlink, "prompts", ["train.txt does not exist"]),
     "prompts that are not UTF-8": (
-        lambda: Path("train.txt").write_bytes(b"a red star\na caf\xe9\n"),
+        lambda: Path("prompts/train.txt").write_bytes(b"a red star\na caf\xe9\n"),
         "prompts",
         ["train.txt is not UTF-8", "0xe9", "line 2", "iconv"],
     ),
     "training prompts in the evaluation": (
-        lambda: Path("evaluation.txt").write_text("a red moon on sand\nother\n"),
+        lambda: Path("prompts/evaluation.txt").write_text("a red moon on sand\nother\n"),
         "prompts",
         ["1 prompts stand in both", "a red moon on sand"],
     ),

@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from distar.__main__ import STAGES
+from distar.prompts.params import WATCHED_FOLDERS
 from tests.miniature import REPOSITORY
 
 DVC = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
@@ -81,6 +82,10 @@ def test_parameters_and_files_exist(stage: str) -> None:
     outs |= {next(iter(metric)) for s in DVC["stages"].values() for metric in s.get("metrics", [])}
     for dep in DVC["stages"][stage]["deps"]:
         assert resolved(dep) in outs or (REPOSITORY / resolved(dep)).exists(), dep
+
+
+def test_local_prompt_files_lie_where_dvc_watches() -> None:
+    assert set(WATCHED_FOLDERS) <= set(DVC["stages"]["prompts"]["deps"])
 
 
 def test_every_profile_has_its_lock() -> None:

@@ -123,8 +123,17 @@ class TextEncoder(nn.Module, ABC):
         """Tokenize prompts to tensors of the encoder's length, shape (b, tokens), as diffusers' pipelines do."""
         tokenizer, max_tokens = self.tokenizers[name]
         return tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt"
+            self.normalise(prompts), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt"
         )
+
+    def num_tokens(self, name: str, prompts: Sequence[str]) -> list[int]:
+        """Count each prompt's tokens for a tokenizer, the special ones included, before it is cut."""
+        tokenizer, _ = self.tokenizers[name]
+        return [len(ids) for ids in tokenizer(self.normalise(prompts), truncation=False, verbose=False).input_ids]
+
+    def normalise(self, prompts: Sequence[str]) -> list[str]:
+        """Rewrite prompts as the family's pipeline does before it tokenizes them."""
+        return list(prompts)
 
     def freeze(self) -> None:
         """Switch off training for good; to be called once the weights are in place."""

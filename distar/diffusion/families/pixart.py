@@ -61,10 +61,14 @@ class T5TextEncoder(TextEncoder):
         self.tokenizers = {"tokenizer": (tokenizer, MAX_TOKENS)}
         self.freeze()
 
+    def normalise(self, prompts: Sequence[str]) -> list[str]:
+        """Write prompts in lower case."""
+        return [prompt.lower().strip() for prompt in prompts]
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> PromptEmbedding:
         """Encode prompts."""
-        tokens = self.tokenize("tokenizer", [prompt.lower().strip() for prompt in prompts]).to(self.encoder.device)
+        tokens = self.tokenize("tokenizer", prompts).to(self.encoder.device)
         hidden_states = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return PromptEmbedding({"hidden_states": hidden_states, "attention_mask": tokens.attention_mask})
 

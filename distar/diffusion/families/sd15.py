@@ -48,7 +48,7 @@ class CLIPTextEncoder(TextEncoder):
     def __init__(self, encoder: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.encoder: Any = encoder
-        self.tokenizers = {"tokenizer": (tokenizer, tokenizer.model_max_length)}
+        self.tokenizers = {"tokenizer": (tokenizer, self.encoder.config.max_position_embeddings)}
         self.freeze()
 
     @torch.no_grad()

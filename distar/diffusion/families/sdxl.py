@@ -60,8 +60,8 @@ class TwoCLIPTextEncoders(TextEncoder):
         self.first: Any = first
         self.second: Any = second
         self.tokenizers = {
-            "tokenizer": (first_tokenizer, first_tokenizer.model_max_length),
-            "tokenizer_2": (second_tokenizer, second_tokenizer.model_max_length),
+            "tokenizer": (first_tokenizer, self.first.config.max_position_embeddings),
+            "tokenizer_2": (second_tokenizer, self.second.config.max_position_embeddings),
         }
         self.freeze()
 

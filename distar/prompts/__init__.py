@@ -1,0 +1,25 @@
+"""Prompt sets, as the later stages read them: a parquet file of prompts and their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def write_prompts(path: Path, prompts: Sequence[str], labels: Sequence[str | None]) -> None:
+    """Write prompts as parquet: `prompt`, and `label` (a style or a category; null where there is none)."""
+    columns = {"prompt": pa.array(prompts, pa.string()), "label": pa.array(labels, pa.string())}
+    pq.write_table(pa.table(columns), path)
+
+
+def load_prompts(path: Path) -> tuple[str, ...]:
+    """Read the prompts that `write_prompts` wrote."""
+    return tuple(pq.read_table(path, columns=["prompt"]).column("prompt").to_pylist())
+
+
+def load_labels(path: Path) -> tuple[str | None, ...]:
+    """Read the label of each prompt that `write_prompts` wrote."""
+    return tuple(pq.read_table(path, columns=["label"]).column("label").to_pylist())

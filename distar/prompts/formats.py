@@ -1,0 +1,236 @@
+"""Read the formats in which prompt sets are published, as they stand: nothing is cleaned or dropped here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distar.errors import PromptError
+from distar.prompts.params import HPSV2_STYLES, PromptSourceParams
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+class Entry(NamedTuple):
+    """A prompt, and the style or category under which its source files it."""
+
+    prompt: str
+    label: str | None = None
+
+
+def read_entries(path: Path, params: PromptSourceParams) -> list[Entry]:
+    """Read every prompt of a source, in its order; a null becomes the empty prompt.
+
+    `path` is the file, or a folder that holds it alone; for `parquet` and `hpsv2` also a folder of files.
+
+    Raises:
+        PromptError: a file is missing or not in the format; the message names the place and the remedy.
+    """
+    match params.format, params.column:
+        case "parquet", str(column):
+            entries = _read_parquet(path, column)
+        case "hpsv2", None:
+            entries = _read_hpsv2(path)
+        case "text", None:
+            entries = _read_text(_single_file(path))
+        case "jsonl", str(column):
+            entries = _read_jsonl(_single_file(path), column)
+        case "csv", str(column):
+            entries = _read_csv(_single_file(path), column)
+        case "parti", None:
+            entries = _read_parti(_single_file(path))
+        case "coco", None:
+            entries = _read_coco(_single_file(path))
+        case "pickle_list", None:
+            entries = _read_pickle_list(_single_file(path))
+        case _:
+            raise AssertionError(f"{params} does not keep to its own validation")
+    return entries
+
+
+def _single_file(path: Path) -> Path:
+    if not path.exists():
+        raise PromptError(f"the prompt file {path} does not exist; check `source` in the profile's prompts")
+    if path.is_file():
+        return path
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    if len(files) != 1:
+        names = ", ".join(str(file.relative_to(path)) for file in files[:5]) or "nothing"
+        raise PromptError(
+            f"the folder {path} holds {len(files)} files ({names}), where this format expects one; "
+            "name the file in `source`"
+        )
+    return files[0]
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise PromptError(
+            f"the prompt file {path} is not UTF-8: byte {error.object[error.start]:#04x}, line {line}; "
+            "convert it, for example with `iconv -f latin1 -t utf-8`"
+        ) from None
+
+
+def _read_text(path: Path) -> list[Entry]:
+    return [Entry(line) for line in _decoded(path).removesuffix("\n").split("\n")]
+
+
+def _read_jsonl(path: Path, column: str) -> list[Entry]:
+    entries = []
+    for number, line in enumerate(_decoded(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        row = _parsed_json(line, place)
+        if not isinstance(row, dict):
+            raise PromptError(f"{place}: got {_kind(row)}, expected an object with the field {column!r}")
+        if column not in row:
+            raise PromptError(_no_column(place, column, list(row)))
+        entries.append(Entry(_text(row[column], f"{place}: {column!r}")))
+    return entries
+
+
+def _read_csv(path: Path, column: str) -> list[Entry]:
+    if path.suffix.lower() not in _DELIMITERS:
+        raise PromptError(
+            f"{path}: the name must end in {' or '.join(_DELIMITERS)}, which tells the delimiter; rename it"
+        )
+    rows = _rows(path, csv.reader(_lines(path), delimiter=_DELIMITERS[path.suffix.lower()], strict=True), (column,))
+    return [Entry(prompt) for (prompt,) in rows]
+
+
+def _read_parti(path: Path) -> list[Entry]:
+    unquoted = csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return [Entry(prompt, category) for prompt, category in _rows(path, unquoted, ("Prompt", "Category"))]
+
+
+def _lines(path: Path) -> io.StringIO:
+    return io.StringIO(_decoded(path), newline="")
+
+
+def _rows(path: Path, reader: Any, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
+    try:
+        header = next(reader, [])
+        for column in columns:
+            if column not in header:
+                raise PromptError(_no_column(f"{path}, line 1", column, header))
+        places = [header.index(column) for column in columns]
+        rows = []
+        for row in reader:
+            if row and len(row) != len(header):
+                raise PromptError(
+                    f"{path}, line {reader.line_num}: got {len(row)} fields, expected {len(header)} as in the header; "
+                    "quote fields that hold the delimiter"
+                )
+            if row:
+                rows.append(tuple(row[place] for place in places))
+    except csv.Error as error:
+        raise PromptError(f"{path}, line {reader.line_num}: {error}; correct the quoting there") from error
+    return rows
+
+
+def _read_parquet(path: Path, column: str) -> list[Entry]:
+    if not path.exists():
+        raise PromptError(f"the prompt file {path} does not exist; check `source` in the profile's prompts")
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if not files:
+        raise PromptError(f"the folder {path} holds no *.parquet file; check `source` and `format`")
+    return [entry for file in files for entry in _read_parquet_file(file, column)]
+
+
+def _read_parquet_file(path: Path, column: str) -> list[Entry]:
+    try:
+        schema = pq.read_schema(path)
+        if column not in schema.names:
+            raise PromptError(_no_column(str(path), column, schema.names))
+        kind = schema.field(column).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise PromptError(f"{path}: the column {column!r} holds {kind}, expected strings; choose another column")
+        return [Entry(value or "") for value in pq.read_table(path, columns=[column]).column(column).to_pylist()]
+    except (pa.ArrowException, OSError) as error:
+        raise PromptError(f"{path} is not a readable parquet file: {error}; fetch or write it again") from error
+
+
+def _read_hpsv2(path: Path) -> list[Entry]:
+    entries = []
+    for style in HPSV2_STYLES:
+        file = path / f"{style}.json"
+        if not file.is_file():
+            raise PromptError(
+                f"{file} does not exist; the format 'hpsv2' is a folder of {', '.join(HPSV2_STYLES)}.json"
+            )
+        prompts = _parsed_json(_decoded(file), str(file))
+        if not isinstance(prompts, list):
+            raise PromptError(f"{file}: got {_kind(prompts)}, expected a list of strings")
+        entries += [Entry(_text(prompt, f"{file}, item {i}"), style) for i, prompt in enumerate(prompts)]
+    return entries
+
+
+def _read_coco(path: Path) -> list[Entry]:
+    content = _parsed_json(_decoded(path), str(path))
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise PromptError(f"{path}: expected an object with the list 'annotations', as in captions_val2017.json")
+    first: dict[int, tuple[int, str]] = {}
+    for i, annotation in enumerate(content["annotations"]):
+        match annotation:
+            case {"image_id": int(image), "id": int(number), "caption": str(caption)}:
+                if image not in first or number < first[image][0]:
+                    first[image] = (number, caption)
+            case _:
+                raise PromptError(
+                    f"{path}, annotation {i}: expected the integers 'image_id' and 'id' and the string 'caption', as "
+                    "in captions_val2017.json; instances_*.json and person_keypoints_*.json hold no captions"
+                )
+    return [Entry(caption) for _, (_, caption) in sorted(first.items())]
+
+
+class _ListsOfStrings(pickle.Unpickler):
+    """Unpickles what needs no class, so runs no code of the file's."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a list of strings has no need of")
+
+
+def _read_pickle_list(path: Path) -> list[Entry]:
+    try:
+        with path.open("rb") as file:
+            content = _ListsOfStrings(file).load()
+    except Exception as error:  # a damaged pickle can raise anything
+        raise PromptError(f"{path} is not a pickled list of strings: {error}; do not trust this file") from error
+    if not isinstance(content, list):
+        raise PromptError(f"{path}: got {_kind(content)}, expected a pickled list of strings")
+    return [Entry(_text(prompt, f"{path}, item {i}")) for i, prompt in enumerate(content)]
+
+
+def _parsed_json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PromptError(f"{place} is not JSON: {error}; correct it, or check `format`") from error
+
+
+def _text(value: Any, place: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise PromptError(f"{place}: got {_kind(value)}, expected a string")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"
+
+
+def _no_column(place: str, column: str, found: list[str]) -> str:
+    return f"{place}: there is no column {column!r}; it has {', '.join(map(repr, found)) or 'none'}"
