@@ -22,6 +22,7 @@ PROFILE = PARAMS["profile"]
 PRESENTATION = {
     "distar",
     "distar.atomic",
+    "distar.disk",
     "distar.errors",
     "distar.evaluation.params",  # its values are DVC parameters
     "distar.lineage",

@@ -19,6 +19,7 @@ from distar.diffusion.parametrization import Prediction
 from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.diffusion.schedule import Schedule
+from distar.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -31,6 +32,11 @@ class SD15(BaseModel):
 
     family: Literal["sd15"]
     source: str
+
+    @property
+    def model_files(self) -> dict[str, ModelFiles]:
+        """The files that `build` loads."""
+        return {"": ModelFiles(self.source)}
 
     def build(self, folder: Path) -> StableDiffusion15:
         """Load every component from a folder, in fp32."""
