@@ -42,19 +42,14 @@ class HubRepository:
         kind = "dataset" if match["kind"] else "model"
         return cls(text, kind, match["repository"], match["revision"], match["root"] or "")
 
-    def list(self, patterns: tuple[str, ...]) -> dict[str, Known]:
+    def files(self, patterns: tuple[str, ...]) -> dict[str, Known]:
         """Return the files that match, with the sha256 of those that the hub keeps as large files."""
         from huggingface_hub import HfApi
 
         self._refuse_offline("its list of files")
+        ask = HfApi().dataset_info if self.kind == "dataset" else HfApi().model_info
         with self._errors_told(self.url):
-            info = HfApi().repo_info(
-                self.repository,
-                revision=self.revision,
-                repo_type=self.kind,
-                files_metadata=True,
-                timeout=_SECONDS_OF_SILENCE,
-            )
+            info = ask(self.repository, revision=self.revision, files_metadata=True, timeout=_SECONDS_OF_SILENCE)
         paths = {
             file.rfilename: Known(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None)
             for file in info.siblings or ()

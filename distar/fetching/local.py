@@ -25,7 +25,7 @@ class LocalFolder:
         path = text.removeprefix("file://")
         return cls(text, Path(path)) if path and path != text else None
 
-    def list(self, patterns: tuple[str, ...]) -> dict[str, Known]:
+    def files(self, patterns: tuple[str, ...]) -> dict[str, Known]:
         """Return the files that match, hashed."""
         found = [self.root] if self.root.is_file() else [path for path in self.root.rglob("*") if path.is_file()]
         paths = {path.as_posix(): Known(path.as_posix(), path.stat().st_size, None) for path in found}

@@ -88,7 +88,7 @@ def lock_sources(needed: Iterable[ModelFiles], pins: Pins, update: bool) -> Pins
 
 
 def _pin(source: Source, patterns: tuple[str, ...]) -> dict[str, Pin]:
-    known = with_retries(lambda: source.list(patterns))
+    known = with_retries(lambda: source.files(patterns))
     if not known:
         raise ModelFileError(f"{source.url}: no file there matches {', '.join(patterns)}")
 

@@ -19,7 +19,7 @@ def fill_mirror(pins: Pins, url: str) -> int:
     """
     mirror = open_mirror(url)
     try:
-        present = {name: known.num_bytes for name, known in mirror.list(("sha256/*",)).items()}
+        present = {name: known.num_bytes for name, known in mirror.files(("sha256/*",)).items()}
     except FileMissingError:
         present = {}
     wanted = {

@@ -29,7 +29,7 @@ class Work:
 
     def count(self, num_bytes: int) -> None:
         """Count bytes as done, or raise `StoppedError`."""
-        self.wait(0)
+        self.wait(0.0)
         with self._lock:
             self._progress.advance(num_bytes)
 

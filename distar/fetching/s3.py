@@ -49,7 +49,7 @@ class S3Folder:
         match = _SOURCE.fullmatch(text)
         return cls(text, match["bucket"], match["root"] or "") if match else None
 
-    def list(self, patterns: tuple[str, ...]) -> dict[str, Known]:
+    def files(self, patterns: tuple[str, ...]) -> dict[str, Known]:
         """Return the files that match; S3 knows no sha256 of whole files."""
         with s3_errors_told(self.url):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.root)

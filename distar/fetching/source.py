@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from distar.errors import ModelFileError
 
@@ -42,6 +42,7 @@ class Reading(NamedTuple):
     chunks: Iterator[bytes]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A folder of files somewhere."""
 
@@ -50,7 +51,7 @@ class Source(Protocol):
         """The source as parameters and lock files name it."""
         ...
 
-    def list(self, patterns: tuple[str, ...]) -> dict[str, Known]:
+    def files(self, patterns: tuple[str, ...]) -> dict[str, Known]:
         """Return the files that match, by their path in the source's folder.
 
         Raises:

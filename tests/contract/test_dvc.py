@@ -28,6 +28,7 @@ PRESENTATION = {
     "distar.lineage",
     "distar.lineage.record",
     "distar.locking",
+    "distar.model_files",  # what it names is pinned in the lock file, a dependency
     "distar.paths",
     "distar.progress",
     "distar.stages",
