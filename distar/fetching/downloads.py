@@ -55,8 +55,10 @@ class Wanted(NamedTuple):
     @property
     def origins(self) -> list[tuple[Source, str]]:
         """Where the file may be, the mirror first."""
-        places = [(self.source, place) for place in self.source.places(self.name)]
-        return [(self.mirror, mirrored_name(self.sha256)), *places] if self.mirror else places
+        mirrored = [(self.mirror, mirrored_name(self.sha256))] if self.mirror else []
+        return [
+            (source, place) for source, name in [*mirrored, (self.source, self.name)] for place in source.places(name)
+        ]
 
 
 def downloads_dir() -> Path:

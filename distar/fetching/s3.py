@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ def s3_client() -> Any:
     config = Config(
         connect_timeout=10, read_timeout=30, max_pool_connections=2 * NUM_THREADS, retries={"mode": "standard"}
     )
-    return boto3.client("s3", config=config)
+    return boto3.Session().client("s3", config=config)  # the default session would keep the first credentials
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class S3Folder:
             wanted = {"Range": f"bytes={start}-"} if start else {}
             answer = self._client.get_object(Bucket=self.bucket, Key=place, **wanted)
             begins = start if "ContentRange" in answer else 0
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:
                 yield Reading(begins, begins + answer["ContentLength"], answer["ContentType"], body.iter_chunks(_CHUNK))
 
     def put(self, path: Path, name: str) -> None:

@@ -54,7 +54,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=64",
-        "-volume.max=20",
+        "-volume.max=1000",
         *(f"{flag}={port}" for flag, port in ports.items()),
     ]
     url = f"http://127.0.0.1:{ports['-s3.port']}"
