@@ -128,13 +128,15 @@ def _run_models_lock(options: argparse.Namespace) -> None:
 
 
 def _run_models_verify(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from distar.models import table, verify
 
     verified = verify(options.profile)
     if options.json:
-        Console().print_json(data=verified.as_json())
+        Console().print_json(data=asdict(verified))
     else:
         Console().print(table(verified))
     return 1 if verified.differences else 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal as bytes_text
@@ -36,10 +34,6 @@ class Verified:
     num_bytes: int
     differences: list[Difference]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the findings as JSON has them."""
-        return asdict(self)
-
 
 def lock(profile: str | None, update: bool) -> None:
     """Write the lock file of a profile; a pin that would change is refused unless `update`.
@@ -64,18 +58,18 @@ def verify(profile: str | None) -> Verified:
     """
     params = load_params(profile=profile)
     pins = read_pins(lock_path(params.root.profile))
-    roots = (paths.REFERENCE.parent, paths.REWARDS)
+    roots = [root for root in (paths.REFERENCE.parent, paths.REWARDS) if root.exists()]
     present = sorted(path for root in roots for path in root.rglob("*") if path.is_file())
     if not present:
         raise ModelFileError("nothing is fetched yet, so there is nothing to verify; run `dvc repro reference rewards`")
     expected = {
         folder / name: pin
         for folder, files in profile_files(params.profile).items()
-        if any(root.exists() and folder.is_relative_to(root) for root in roots)
+        if any(folder.is_relative_to(root) for root in roots)
         for name, pin in pins_of(files, pins).items()
     }
-    differences = [Difference(str(path), "missing", str(expected[path]["sha256"]), None) for path in expected]
-    differences = [difference for difference in differences if not Path(difference.path).is_file()]
+    missing = sorted(expected.keys() - present)
+    differences = [Difference(str(path), "missing", str(expected[path]["sha256"]), None) for path in missing]
     for path in present:
         if path not in expected:
             differences.append(Difference(str(path), "not pinned", None, None))

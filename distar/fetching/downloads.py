@@ -10,11 +10,11 @@ The folder may be emptied at any time when nothing is being fetched.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from uuid import uuid4
 
 from distar.disk import full_disk_told
 from distar.errors import ModelFileError
@@ -108,17 +108,15 @@ def obtain(file: Wanted, work: Work) -> Path:
 
 def digest(source: Source, known: Known, work: Work) -> str:
     """Return the sha256 of a file that is not pinned yet: download it, and keep it under its hash."""
-    folder = downloads_dir()
-    with full_disk_told(folder, "nothing was pinned"):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, path = tempfile.mkstemp(prefix="unpinned-", dir=folder)
-        os.close(descriptor)
+    path = downloads_dir() / f"{uuid4().hex}.unpinned"
+    with full_disk_told(path, "nothing was pinned"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _download(source, known.place, known.num_bytes, Path(path), work)
-        sha256 = sha256_of(Path(path))
-        os.replace(path, folder / sha256)
+        _download(source, known.place, known.num_bytes, path, work)
+        sha256 = sha256_of(path)
+        os.replace(path, path.with_name(sha256))
     finally:
-        Path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     return sha256
 
 

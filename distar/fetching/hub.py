@@ -50,10 +50,11 @@ class HubRepository:
         ask = HfApi().dataset_info if self.kind == "dataset" else HfApi().model_info
         with self._errors_told(self.url):
             info = ask(self.repository, revision=self.revision, files_metadata=True, timeout=_SECONDS_OF_SILENCE)
-        paths = {
-            file.rfilename: Known(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None)
-            for file in info.siblings or ()
-        }
+        paths = {}
+        for file in info.siblings or ():
+            if file.size is None:
+                raise ModelFileError(f"{self.url}: the hub tells no sizes of files; set HF_ENDPOINT to one that does")
+            paths[file.rfilename] = Known(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None)
         return below(self.root, paths, patterns, self.url)
 
     def places(self, name: str) -> list[str]:

@@ -38,6 +38,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
+        self.objects: dict[str, bytes] = {}  # of an S3 store, by "bucket/key"
         self.faults: list[Fault] = []  # each is used once, in this order
         self.requests: list[Request] = []
         self.seconds_a_chunk = 0.0
@@ -79,6 +80,8 @@ def serving() -> Iterator[Hub]:
                 self.list_files(*match.groups())
             elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 self.send_file(*match.groups(), fault)
+            elif path[1:] in hub.objects:
+                self.send_content(hub.objects[path[1:]], fault)
             else:
                 self.answer(404, {}, b"")
 
@@ -114,7 +117,9 @@ def serving() -> Iterator[Hub]:
             if path not in files:
                 self.answer(404, {"X-Error-Code": "EntryNotFound"}, b"")
                 return
-            content = files[path]
+            self.send_content(files[path], fault)
+
+        def send_content(self, content: bytes, fault: Fault | None) -> None:
             asked = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
             start = int(asked[1]) if asked and hub.ranges else 0
             self.send_response(206 if start else 200)

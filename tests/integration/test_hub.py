@@ -53,12 +53,13 @@ def fetch_it() -> None:
     fetch(NEEDED, PINS, FETCHED)
 
 
-def test_locks_and_fetches_what_is_needed(hub: Hub) -> None:
+def test_locks_and_fetches_what_is_needed(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     pins = lock_sources([NEEDED], {}, update=False)
     assert pins == PINS
     assert hub.ranges_of(".safetensors") == []  # the hub knows their sha256
     fetch(NEEDED, pins, FETCHED)
     assert fetched() == {name: FILES[name] for name in PINNED}
+    assert "3.0 MB/3.0 MB" in capsys.readouterr().err
     assert {request.path.rpartition("/")[2] for request in hub.requests if "owner/name" in request.path} == {
         REVISION,
         "model_index.json",
@@ -118,6 +119,13 @@ def test_what_passes_is_tried_again(fault: Fault, hub: Hub) -> None:
     assert hub.faults == []
     tries = hub.ranges_of(WEIGHTS)
     assert tries == ([None, "bytes=1000-"] if fault.cut else [None] * 3)
+
+
+def test_the_server_says_how_long_to_wait(hub: Hub) -> None:
+    hub.faults = [Fault(WEIGHTS, 429, {"Retry-After": "1"})]
+    before = time.monotonic()
+    fetch_it()
+    assert time.monotonic() - before > 1.0
 
 
 def test_a_server_without_ranges_is_read_from_the_beginning(hub: Hub) -> None:

@@ -18,7 +18,7 @@ from distar.errors import DistarError, ModelFileError, StorageError
 from distar.fetching import fetch, fill_mirror, lock_sources
 from distar.model_files import ModelFiles
 from tests.integration.conftest import S3Server, client_of
-from tests.integration.hub import REVISION, Hub
+from tests.integration.hub import REVISION, Fault, Hub
 from tests.miniature import edit
 
 FETCHED = Path("fetched")
@@ -79,6 +79,22 @@ def test_an_interrupted_download_goes_on(models: ModelFiles) -> None:
     partial.write_bytes(content[:5_000_000])
     fetch(models, pins, FETCHED)
     assert fetched() == {"unet/weights.safetensors": content}
+
+
+def test_a_broken_connection_is_taken_up_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", hub.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anyone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+    content = FILES["models/unet/weights.safetensors"]
+    hub.objects["bucket/weights.bin"] = content
+    hub.faults = [Fault("weights.bin", 200, body=content[:1_000_000], cut=True)]
+    pin = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    fetch(ModelFiles("s3://bucket"), {"s3://bucket": {"weights.bin": pin}}, FETCHED)
+    assert fetched() == {"weights.bin": content}
+    first, second = hub.ranges_of("weights.bin")
+    assert first is None
+    assert second is not None
+    assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= 1_000_000
 
 
 def test_what_goes_wrong_is_told(models: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
