@@ -31,7 +31,7 @@ class Tracker:
     """Counts what is done of one piece of work; made by `track`."""
 
     def __init__(
-        self, description: str, total: int, completed: int, bar: Progress | None, shown: Callable[[float], str]
+        self, description: str, total: int, completed: int, bar: Progress | None, shown: Callable[[int | float], str]
     ) -> None:
         self._description = description
         self._total = total
@@ -79,7 +79,7 @@ def track(description: str, total: int, completed: int = 0, in_bytes: bool = Fal
         yield Tracker(description, total, completed, bar, shown)
 
 
-def _number_text(amount: float) -> str:
+def _number_text(amount: int | float) -> str:
     return str(amount) if isinstance(amount, int) else f"{amount:.2f}"
 
 

@@ -77,7 +77,12 @@ class S3Folder:
             answer = self._client.get_object(Bucket=self.bucket, Key=place, **wanted)
             begins = start if "ContentRange" in answer else 0
             with closing(answer["Body"]) as body:
-                yield Reading(begins, begins + answer["ContentLength"], answer["ContentType"], body.iter_chunks(_CHUNK))
+                yield Reading(
+                    begins,
+                    begins + answer["ContentLength"],
+                    answer.get("ContentType", "of unknown type"),
+                    body.iter_chunks(_CHUNK),
+                )
 
     def put(self, path: Path, name: str) -> None:
         """Store a file; it appears whole or not at all."""

@@ -77,9 +77,9 @@ def serving() -> Iterator[Hub]:
             if fault is not None and not fault.cut:
                 self.answer(fault.status, fault.headers, fault.body)
             elif match := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)/revision/(.+)", path):
-                self.list_files(*match.groups())
+                self.list_files(match[1], match[2])
             elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-                self.send_file(*match.groups(), fault)
+                self.send_file(match[1], match[2], match[3], fault)
             elif path[1:] in hub.objects:
                 self.send_content(hub.objects[path[1:]], fault)
             else:
