@@ -38,20 +38,19 @@ def fetch(files: ModelFiles, pins: Pins, folder: Path, mirror: str | None = None
         ModelFileError: the source is unknown, unpinned or refuses, or a file is missing, truncated or altered.
         StorageError: the disk is full, or a store cannot be reached; what was downloaded is kept for the next run.
     """
-    needed = pins_of(files, pins)
-    source = open_source(files.source)
+    needed, source = pins_of(files, pins), open_source(files.source)
     mirrored = open_mirror(mirror) if mirror else None
-
-    def place(wanted: Wanted, work: Work) -> None:
-        target = partial / wanted.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(obtain(wanted, work), target)
-        check_file(target, wanted.pin, wanted.shown_as)
-
     wanted = [Wanted(source, name, pin, mirrored) for name, pin in needed.items()]
     for file in wanted:
         if Path(file.name).is_absolute() or ".." in Path(file.name).parts:
             raise ModelFileError(f"{file.shown_as} would be written outside its folder; correct the lock file")
+
+    def place(file: Wanted, work: Work) -> None:
+        target = partial / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(obtain(file, work), target)
+        check_file(target, file.pin, file.shown_as)
+
     with written_whole(folder) as partial:
-        total = sum(int(file.pin["bytes"]) for file in wanted)
+        total = sum(file.num_bytes for file in wanted)
         in_parallel(place, wanted, f"fetch {files.source}", total, bytes_of_partials(wanted))
