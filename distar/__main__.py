@@ -1,4 +1,4 @@
-"""The command line: `distar STAGE`, `distar sample`, `distar tiny`. Heavy imports wait until they are needed."""
+"""The command line: stages, `distar sample`, `distar models`, `distar tiny`. Heavy imports wait until needed."""
 
 from __future__ import annotations
 
@@ -60,6 +60,35 @@ def parser() -> argparse.ArgumentParser:
     )
     sample.set_defaults(run=_run_sample)
 
+    models = commands.add_parser(
+        "models",
+        help="pin, check and mirror the files of reference and reward models",
+        description="The files of reference and reward models: see docs/models.md.",
+    )
+    actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
+    lock = actions.add_parser(
+        "lock",
+        help="pin the sha256 of every file that a profile needs",
+        description="Write the profile's lock file; a pin that would change is refused.",
+    )
+    lock.add_argument("--update", action="store_true", help="let pins change")
+    lock.set_defaults(run=_run_models_lock)
+    verify = actions.add_parser(
+        "verify",
+        help="hash what was fetched, and compare with the pins",
+        description="Hash every file under outputs/reference and outputs/rewards; fail if one is not as pinned.",
+    )
+    verify.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    verify.set_defaults(run=_run_models_verify)
+    mirror = actions.add_parser(
+        "mirror",
+        help="copy every pinned file to the mirror that params.yaml names",
+        description="Copy every pinned file that it lacks to `models.mirror` of params.yaml.",
+    )
+    mirror.set_defaults(run=_run_models_mirror)
+    for action in (lock, verify, mirror):
+        action.add_argument("--profile", metavar="NAME", help="a profile other than that of params.yaml")
+
     tiny = commands.add_parser(
         "tiny",
         help="the embedded world: build its models afresh, or check them",
@@ -91,6 +120,33 @@ def _run_sample(options: argparse.Namespace) -> None:
     from distar.sample import sample
 
     sample(options.prompt, options.out, options.num_images, options.seed, options.compare)
+
+
+def _run_models_lock(options: argparse.Namespace) -> None:
+    from distar.models import lock
+
+    lock(options.profile, options.update)
+
+
+def _run_models_verify(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from distar.models import table, verify
+
+    verified = verify(options.profile)
+    if options.json:
+        Console().print_json(data=asdict(verified))
+    else:
+        Console().print(table(verified))
+    return 1 if verified.differences else 0
+
+
+def _run_models_mirror(options: argparse.Namespace) -> None:
+    from distar.models import mirror
+
+    mirror(options.profile)
 
 
 def _run_tiny_build(options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -10,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distar.errors import StorageError
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from distar.disk import full_disk_told
 
 
 @contextmanager
@@ -25,19 +22,14 @@ def written_whole(target: Path) -> Iterator[Path]:
     Raises:
         StorageError: there is no space left.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    partial = workshop / target.name
-    try:
-        yield partial
-        if target.is_dir():
-            os.replace(target, workshop / "previous")
-        os.replace(partial, target)
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise StorageError(
-                f"no space left to write {target} ({error.strerror}); free some and run again: nothing was half-written"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+    with full_disk_told(target, "nothing was half-written"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        partial = workshop / target.name
+        try:
+            yield partial
+            if target.is_dir():
+                os.replace(target, workshop / "previous")
+            os.replace(partial, target)
+        finally:
+            shutil.rmtree(workshop, ignore_errors=True)

@@ -7,7 +7,7 @@ DistarError
 ├── WorkDirectoryError  a training directory is in use or belongs to other parameters
 ├── TrainingError       training went wrong and was stopped
 ├── ReleaseError        a release is incomplete or its store refuses it
-└── StorageError        the disk is full or cannot be written
+└── StorageError        the disk is full, or a store cannot be reached or refuses
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ class ReleaseError(DistarError):
 
 
 class StorageError(DistarError):
-    """The disk is full, or a path cannot be written."""
+    """The disk is full, or a store cannot be reached, or refuses."""

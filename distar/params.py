@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from distar import paths
 from distar.diffusion.families import ReferenceParams
 from distar.embeddings import EmbeddingParams
 from distar.errors import ParameterError
@@ -93,12 +94,19 @@ class PublishParams(_Strict):
     url: str
 
 
+class ModelsParams(_Strict):
+    """Where model files are looked for before their sources: a store filled by `distar models mirror`, or none."""
+
+    mirror: str | None = Field(pattern="^(s3|file)://.")
+
+
 class RootParams(_Strict):
     """`params.yaml`: what every profile shares."""
 
     profile: str
     seed: int = Field(ge=0)
     publish: PublishParams
+    models: ModelsParams
 
 
 class Params(_Strict):
@@ -113,8 +121,8 @@ class Params(_Strict):
         return self.root.seed
 
 
-def load_params(root: Path = Path()) -> Params:
-    """Read `params.yaml` and its profile from a project folder.
+def load_params(root: Path = Path(), profile: str | None = None) -> Params:
+    """Read `params.yaml` and its profile, or the one named `profile`, from a project folder.
 
     Raises:
         ParameterError: a file is missing or not YAML, or a field is missing, misspelt, of the wrong type or
@@ -122,12 +130,26 @@ def load_params(root: Path = Path()) -> Params:
     """
     path = root / PARAMS_PATH
     shared = read_strict(path, RootParams)
+    if profile is not None:
+        shared = shared.model_copy(update={"profile": profile})
     available = sorted(p.stem for p in (root / PROFILES_DIR).glob("*.yaml"))
     if shared.profile not in available:
         raise ParameterError(
-            f"{path}: profile: there is no profile {shared.profile!r}; {PROFILES_DIR}/ has {', '.join(available)}"
+            f"{path if profile is None else '--profile'}: profile: there is no profile {shared.profile!r}; "
+            f"{PROFILES_DIR}/ has {', '.join(available)}"
         )
     return Params(root=shared, profile=read_strict(root / PROFILES_DIR / f"{shared.profile}.yaml", Profile))
+
+
+def profile_files(profile: Profile) -> dict[Path, ModelFiles]:
+    """Return which files of which source a profile needs, by the folder that they are fetched into."""
+    components = {
+        paths.REFERENCE: profile.reference.model_files,
+        paths.INITIAL_GENERATOR: profile.initial_generator.model_files,
+        **{paths.REWARDS / name: reward.model_files for name, reward in profile.rewards.items()},
+        **{paths.PROMPT_SOURCES / name: source.model_files for name, source in profile.prompts.sources.items()},
+    }
+    return {folder / part: files for folder, parts in components.items() for part, files in parts.items()}
 
 
 def lock_path(profile: str) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 OUTPUTS = Path("outputs")
 
+PROMPT_SOURCES = Path(".distar/prompts")
 PROMPTS = OUTPUTS / "prompts"
 TRAIN_PROMPTS = PROMPTS / "train.parquet"
 EVALUATION_PROMPTS = PROMPTS / "evaluation.parquet"

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.filesize import decimal as bytes_text
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -19,10 +30,13 @@ console = Console(stderr=True)
 class Tracker:
     """Counts what is done of one piece of work; made by `track`."""
 
-    def __init__(self, description: str, total: int, completed: int, bar: Progress | None) -> None:
+    def __init__(
+        self, description: str, total: int, completed: int, bar: Progress | None, shown: Callable[[int | float], str]
+    ) -> None:
         self._description = description
         self._total = total
         self._bar = bar
+        self._shown = shown
         self._task = bar.add_task(description, total=total, completed=completed, note="") if bar else None
         self._completed = self._first = completed
         self._start = self._last_line = time.monotonic()
@@ -39,28 +53,34 @@ class Tracker:
             rate = (self._completed - self._first) / max(now - self._start, 1e-9)
             remaining = (self._total - self._completed) / max(rate, 1e-9)
             print(
-                f"{self._description}: {self._completed}/{self._total}, {rate:.2f}/s, {remaining:.0f} s left  {note}",
+                f"{self._description}: {self._shown(self._completed)}/{self._shown(self._total)}, "
+                f"{self._shown(rate)}/s, {remaining:.0f} s left  {note}",
                 file=sys.stderr,
                 flush=True,
             )
 
 
 @contextmanager
-def track(description: str, total: int, completed: int = 0) -> Iterator[Tracker]:
-    """Show the progress of `total` units of work, of which `completed` were done before."""
+def track(description: str, total: int, completed: int = 0, in_bytes: bool = False) -> Iterator[Tracker]:
+    """Show the progress of `total` units of work, or bytes, of which `completed` were done before."""
+    shown = (lambda amount: bytes_text(int(amount))) if in_bytes else _number_text
     if not console.is_terminal:
-        yield Tracker(description, total, completed, bar=None)
+        yield Tracker(description, total, completed, None, shown)
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
+        TransferSpeedColumn() if in_bytes else _Rate(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as bar:
-        yield Tracker(description, total, completed, bar)
+        yield Tracker(description, total, completed, bar, shown)
+
+
+def _number_text(amount: int | float) -> str:
+    return str(amount) if isinstance(amount, int) else f"{amount:.2f}"
 
 
 class _Rate(ProgressColumn):

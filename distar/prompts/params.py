@@ -62,7 +62,9 @@ class PromptSourceParams(BaseModel):
 
     @property
     def model_files(self) -> dict[str, ModelFiles]:
-        """The files of the source that its format reads."""
+        """The files of the source that its format reads; none if it is local, where DVC watches it."""
+        if self.source.startswith("file://"):
+            return {}
         match self.format:
             case "parquet":
                 patterns = ("*.parquet",)
@@ -84,3 +86,8 @@ class PromptParams(BaseModel):
     on_overlap: Literal["refuse", "drop_from_train"]
     train: PromptSourceParams
     evaluation: PromptSourceParams
+
+    @property
+    def sources(self) -> dict[str, PromptSourceParams]:
+        """Both sources by their set's name."""
+        return {"train": self.train, "evaluation": self.evaluation}

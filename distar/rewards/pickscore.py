@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from distar.model_files import ModelFiles
 from distar.rewards.clip import ClipReward
 
 
@@ -17,6 +18,11 @@ class PickScore(BaseModel):
 
     kind: Literal["pickscore"]
     source: str
+
+    @property
+    def model_files(self) -> dict[str, ModelFiles]:
+        """The files that `build` loads."""
+        return {"": ModelFiles(self.source)}
 
     def build(self, folder: Path) -> ClipReward:
         """Load the reward from a folder in the hub's layout."""

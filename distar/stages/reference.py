@@ -5,7 +5,7 @@ from __future__ import annotations
 from distar import paths
 from distar.fetching import fetch, read_pins
 from distar.lineage.record import recorded
-from distar.params import load_params, lock_path
+from distar.params import load_params, lock_path, profile_files
 
 
 def run() -> None:
@@ -13,6 +13,6 @@ def run() -> None:
     params = load_params()
     pins = read_pins(lock_path(params.root.profile))
     with recorded("reference"):
-        fetch(params.profile.reference.source, pins, paths.REFERENCE)
-        if params.profile.initial_generator.source != "reference":
-            fetch(params.profile.initial_generator.source, pins, paths.INITIAL_GENERATOR)
+        for folder, files in profile_files(params.profile).items():
+            if folder.is_relative_to(paths.REFERENCE.parent):
+                fetch(files, pins, folder, params.root.models.mirror)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from distar import paths
 from distar.fetching import fetch, read_pins
 from distar.lineage.record import recorded
-from distar.params import load_params, lock_path
+from distar.params import load_params, lock_path, profile_files
 
 
 def run() -> None:
@@ -13,5 +13,6 @@ def run() -> None:
     params = load_params()
     pins = read_pins(lock_path(params.root.profile))
     with recorded("rewards"):
-        for name, reward in params.profile.rewards.items():
-            fetch(reward.source, pins, paths.REWARDS / name)
+        for folder, files in profile_files(params.profile).items():
+            if folder.is_relative_to(paths.REWARDS):
+                fetch(files, pins, folder, params.root.models.mirror)

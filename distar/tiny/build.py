@@ -6,7 +6,6 @@ side by side; from those the initial generator; `pin` writes the sha256 of all o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from distar.errors import ParameterError
+from distar.fetching import write_pins
 from distar.hashing import pin_folder
 from distar.locking import take_lock
 from distar.params import lock_path, read_strict
@@ -49,7 +49,7 @@ def pin(kitchen: Kitchen) -> None:
     """Pin the sha256 of every model file in the profile's lock, which the fetching stages check."""
     folders = ("reference", "initial_generator", "preference", "matching", "judge")
     pins = {f"file://{kitchen.models_dir / name}": pin_folder(kitchen.models_dir / name) for name in folders}
-    lock_path("tiny").write_text(json.dumps(pins, indent=2) + "\n", encoding="utf-8")
+    write_pins(pins, lock_path("tiny"))
 
 
 STEPS: dict[str, Callable[[Kitchen], None]] = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distar.errors import ParameterError, WorkDirectoryError
 from distar.fetching import fetch, read_pins
 from distar.locking import take_lock
+from distar.model_files import ModelFiles
 from distar.params import lock_path
 from distar.rewards.attributes import Attributes
 from distar.rewards.pickscore import PickScore
@@ -53,7 +54,7 @@ def test_recipe_makes_every_model_and_pins_it(kitchen: Path) -> None:
     assert set(pins) == set(read_pins(REPOSITORY / lock_path("tiny")))
     for source, files in pins.items():
         assert set(files) == set(read_pins(REPOSITORY / lock_path("tiny"))[source])
-        fetch(source, pins, kitchen / "fetched" / Path(source).name)
+        fetch(ModelFiles(source), pins, kitchen / "fetched" / Path(source).name)
     prompts = (REPOSITORY / MODELS_DIR / "prompts" / "train.txt").read_text()
     assert (kitchen / MODELS_DIR / "prompts" / "train.txt").read_text() == prompts
     image, caption = torch.rand(1, 3, 64, 64), ["a red star on a white background"]

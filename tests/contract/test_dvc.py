@@ -23,11 +23,13 @@ PROFILE = PARAMS["profile"]
 PRESENTATION = {
     "distar",
     "distar.atomic",
+    "distar.disk",
     "distar.errors",
     "distar.evaluation.params",  # its values are DVC parameters
     "distar.lineage",
     "distar.lineage.record",
     "distar.locking",
+    "distar.model_files",  # what it names is pinned in the lock file, a dependency
     "distar.paths",
     "distar.progress",
     "distar.stages",
@@ -86,6 +88,11 @@ def test_parameters_and_files_exist(stage: str) -> None:
 
 def test_local_prompt_files_lie_where_dvc_watches() -> None:
     assert set(WATCHED_FOLDERS) <= set(DVC["stages"]["prompts"]["deps"])
+def test_where_files_come_from_re_runs_no_stage() -> None:
+    """The mirror changes no result: what comes is checked against the pins wherever it was."""
+    parameters = [entry for stage in DVC["stages"].values() for entry in stage["params"] if isinstance(entry, str)]
+    assert "models" in PARAMS
+    assert [name for name in parameters if name.startswith("models")] == []
 
 
 def test_every_profile_has_its_lock() -> None:

@@ -1,0 +1,103 @@
+"""Lock files: the sha256 and size of every file that a profile needs, beside the profile.
+
+{"SOURCE": {"path/in/folder": {"sha256": "…", "bytes": 123}, …}, …}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from distar.atomic import written_whole
+from distar.errors import ModelFileError
+from distar.fetching.downloads import digest, with_retries
+from distar.fetching.parallel import Work, in_parallel
+from distar.fetching.source import Known, Pin, Source, matches
+from distar.fetching.sources import open_source
+from distar.model_files import ModelFiles
+
+Pins = dict[str, dict[str, Pin]]
+
+
+def read_pins(path: Path) -> Pins:
+    """Read a profile's lock file.
+
+    Raises:
+        ModelFileError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFileError(
+            f"the lock file {path} does not exist; it pins the sha256 of every model file: write it with "
+            "`distar models lock`"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"the lock file {path} is not JSON ({error}); restore it from git") from error
+
+
+def write_pins(pins: Pins, path: Path) -> None:
+    """Write a lock file whole, in a fixed order."""
+    with written_whole(path) as partial:
+        ordered = {source: dict(sorted(files.items())) for source, files in sorted(pins.items())}
+        partial.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+
+
+def pins_of(files: ModelFiles, pins: Pins) -> dict[str, Pin]:
+    """Return the pins of the files that a component needs.
+
+    Raises:
+        ModelFileError: there are none.
+    """
+    if files.source not in pins:
+        raise ModelFileError(
+            f"{files.source} is not pinned (run `distar models lock`); the lock file has {', '.join(pins) or 'nothing'}"
+        )
+    found = {name: pin for name, pin in pins[files.source].items() if matches(name, files.patterns)}
+    if not found:
+        raise ModelFileError(
+            f"{files.source}: no pinned file matches {', '.join(files.patterns)}; run `distar models lock`"
+        )
+    return found
+
+
+def lock_sources(needed: Iterable[ModelFiles], pins: Pins, update: bool) -> Pins:
+    """Pin every file that is needed, as its source has it now; a pin that there was may change only on `update`.
+
+    Raises:
+        ModelFileError: a source is unknown, refuses or has none of the files, or a pin would change.
+        StorageError: the disk is full, or a store cannot be reached.
+    """
+    patterns: dict[str, tuple[str, ...]] = {}
+    for files in needed:
+        patterns[files.source] = (*patterns.get(files.source, ()), *files.patterns)
+    new = {source: _pin(open_source(source), patterns[source]) for source in patterns}
+    changes = [
+        f"{source}/{name}: {old['sha256']} ({old['bytes']} bytes) -> {files[name]['sha256']} ({files[name]['bytes']})"
+        for source, files in new.items()
+        for name, old in pins.get(source, {}).items()
+        if name in files and files[name] != old
+    ]
+    if changes and not update:
+        raise ModelFileError(
+            "these files are no longer the pinned ones; find out why, and run with --update if the change is meant:\n"
+            + "\n".join(changes)
+        )
+    return new
+
+
+def _pin(source: Source, patterns: tuple[str, ...]) -> dict[str, Pin]:
+    known = with_retries(lambda: source.files(patterns))
+    if not known:
+        raise ModelFileError(f"{source.url}: no file there matches {', '.join(patterns)}")
+
+    def hashed(file: Known, work: Work) -> str:
+        return file.sha256 or digest(source, file, work)
+
+    to_download = sum(file.num_bytes for file in known.values() if file.sha256 is None)
+    hashes = in_parallel(hashed, list(known.values()), f"lock {source.url}", to_download)
+    return {
+        name: {"sha256": sha256, "bytes": file.num_bytes}
+        for (name, file), sha256 in zip(known.items(), hashes, strict=True)
+    }
