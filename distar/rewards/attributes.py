@@ -15,6 +15,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from distar.errors import PromptError
+from distar.model_files import ModelFiles
 from distar.rewards.reward import Reward
 
 
@@ -25,6 +26,11 @@ class Attributes(BaseModel):
 
     kind: Literal["attributes"]
     source: str
+
+    @property
+    def model_files(self) -> dict[str, ModelFiles]:
+        """Which files of which source the reward needs, by subfolder."""
+        return {"": ModelFiles(self.source, ("config.json", "model.safetensors"))}
 
     def build(self, folder: Path) -> AttributeJudge:
         """Load the judge from a folder with `config.json` and `model.safetensors`."""

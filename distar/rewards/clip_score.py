@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from distar.rewards.clip import ClipReward
+from distar.model_files import ModelFiles
+from distar.rewards.clip import IMAGE_FILES, TEXT_FILES, ClipReward
 
 
 class CLIPScore(BaseModel):
@@ -17,6 +18,11 @@ class CLIPScore(BaseModel):
 
     kind: Literal["clip_score"]
     source: str
+
+    @property
+    def model_files(self) -> dict[str, ModelFiles]:
+        """Which files of which source the reward needs, by subfolder."""
+        return {"": ModelFiles(self.source, IMAGE_FILES + TEXT_FILES)}
 
     def build(self, folder: Path) -> ClipReward:
         """Load the reward from a folder in the hub's layout."""
