@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from distar.errors import ModelFileError
 from distar.model_files import ModelFiles
-from distar.rewards.clip import IMAGE_FILES, read_normalisation
+from distar.rewards.clip import IMAGE_FILES, read_clip_weights, read_normalisation
 from distar.rewards.head import score_head
 from distar.rewards.preprocess import crop_centre, resize_short_side
 from distar.rewards.reward import Reward, full_precision
-from distar.rewards.weights import load_strictly, read_checkpoint, require_all_loaded
+from distar.rewards.weights import load_strictly, read_checkpoint, read_json
 
 
 class Aesthetic(BaseModel):
@@ -53,21 +52,21 @@ class AestheticReward(Reward):
     """Score pictures by a linear head on their CLIP embedding; prompts are not read."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import CLIPVisionModelWithProjection
+        from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
         super().__init__()
-        model: Any
-        model, info = CLIPVisionModelWithProjection.from_pretrained(
-            folder / "clip", dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-        require_all_loaded(info, folder / "clip" / "model.safetensors")
-        self.model = model
+        config = CLIPConfig.from_dict(read_json(folder / "clip" / "config.json"))
+        config.vision_config.projection_dim = config.projection_dim  # a part of a whole model does not know the whole's
+        self.model: Any = CLIPVisionModelWithProjection(config.vision_config)
+        weights = read_clip_weights(folder / "clip")
+        seen = {name: tensor for name, tensor in weights.items() if name.startswith(("vision_model.", "visual_projection."))}
+        load_strictly(self.model, seen, folder / "clip" / "model.safetensors")
         self.normalise = read_normalisation(folder / "clip")
-        self.image_size: int = model.config.image_size
+        self.image_size: int = config.vision_config.image_size
         path = _head_file(folder / "head")
-        self.head = score_head(model.config.projection_dim)
-        weights = {name.removeprefix("layers."): tensor for name, tensor in read_checkpoint(path).items()}
-        load_strictly(self.head, weights, path)
+        self.head = score_head(config.projection_dim)
+        head = {name.removeprefix("layers."): tensor for name, tensor in read_checkpoint(path).items()}
+        load_strictly(self.head, head, path)
         self.freeze()
 
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from distar.rewards.cosine import CosineReward
 from distar.rewards.preprocess import Normalise, crop_centre, resize_short_side
-from distar.rewards.weights import read_json, require_all_loaded
+from distar.rewards.weights import load_strictly, read_json, read_safetensors
 
 # The hub's folders hold the same weights in other formats too.
 IMAGE_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -27,19 +26,17 @@ class ClipReward(CosineReward):
     """
 
     def __init__(self, folder: Path, scale: float | None) -> None:
-        from transformers import CLIPModel, CLIPTokenizer
+        from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-        model: Any
-        model, info = CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-        require_all_loaded(info, folder / "model.safetensors")
+        config = CLIPConfig.from_dict(read_json(folder / "config.json"))
+        model: Any = CLIPModel(config)
+        load_strictly(model, read_clip_weights(folder), folder / "model.safetensors")
         super().__init__(model.logit_scale.exp().item() if scale is None else scale)
         self.model = model
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         self.normalise = read_normalisation(folder)
-        self.image_size: int = model.config.vision_config.image_size
-        self.max_tokens = model.config.text_config.max_position_embeddings
+        self.image_size: int = config.vision_config.image_size
+        self.max_tokens = config.text_config.max_position_embeddings
         self.freeze()
 
     def embed_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -63,3 +60,9 @@ def read_normalisation(folder: Path) -> Normalise:
     """Read the mean and the standard deviation that a CLIP model's pictures are normalised with."""
     preprocessing = read_json(folder / "preprocessor_config.json")
     return Normalise(preprocessing["image_mean"], preprocessing["image_std"])
+
+
+def read_clip_weights(folder: Path) -> dict[str, Tensor]:
+    """Read a CLIP model's weights; `position_ids`, which old versions of transformers saved, are no weights."""
+    weights = read_safetensors(folder / "model.safetensors")
+    return {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}

@@ -111,11 +111,10 @@ class BlipReward(Reward):
         return self.score_pixels(self.preprocess(images), prompts)
 
     def preprocess(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 size size"]:
-        """Resize the short side (bicubic, antialiased, within [0, 1] as 8 bits would be), crop the centre, normalise."""
+        """Resize the short side, crop the centre, normalise."""
         from torchvision.transforms.functional import center_crop
 
-        resized = resize_short_side(images, self.image_size).clamp(0, 1)
-        return self.normalise(center_crop(resized, [self.image_size]))
+        return self.normalise(center_crop(resize_short_side(images, self.image_size), [self.image_size]))
 
     def score_pixels(self, pixels: Float[Tensor, "b 3 size size"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """Score normalised pictures of the network's own size."""

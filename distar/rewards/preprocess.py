@@ -30,10 +30,18 @@ class Normalise(nn.Module):
 
 
 def resize_short_side(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 h2 w2"]:
-    """Resize (bicubic, antialiased) so that the short side is `size` pixels; the long one is rounded down."""
+    """Resize (bicubic, antialiased) as an 8-bit picture is: the short side is `size` pixels, the long one rounded down.
+
+    Pillow resizes rows, then columns, and rounds to 8 bits after each, which moves scores more than any other step.
+    Values follow it; gradients are those without rounding.
+    """
     height, width = images.shape[-2:]
     short = min(height, width)
-    return _resize(images, (height * size // short, width * size // short), antialias=True)
+    height, width = height * size // short, width * size // short
+    for step in ((images.shape[-2], width), (height, width)):
+        if images.shape[-2:] != step:
+            images = _rounded(_resize(images, step, antialias=True))
+    return images
 
 
 def crop_centre(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 size size"]:
@@ -49,6 +57,11 @@ def letterbox(images: Float[Tensor, "b 3 h w"], size: int, antialias: bool) -> F
     rows, columns = size - height, size - width
     margins = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
     return F.pad(_resize(images, (height, width), antialias), margins)
+
+
+def _rounded(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Round to 8 bits; the gradient passes straight through."""
+    return images + ((images.clamp(0, 1) * 255).round() / 255 - images).detach()
 
 
 def _resize(images: Float[Tensor, "b 3 h w"], size: tuple[int, int], antialias: bool) -> Float[Tensor, "b 3 h2 w2"]:

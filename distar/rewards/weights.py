@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distar.errors import ModelFileError
@@ -45,6 +47,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        ModelFileError: it is missing or not a safetensors file.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist; run the stage `rewards`, which fetches it") from None
+    except SafetensorError as error:
+        raise ModelFileError(
+            f"{path} is not a safetensors file ({error}); fetch it again with the stage `rewards`"
+        ) from error
+
+
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Copy weights into a module, in the module's precision: every one of them, and nothing else.
 
@@ -61,15 +79,6 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path) 
                 "it belongs to a model of another size: check the source in the profile's rewards"
             )
     module.load_state_dict(weights)
-
-
-def require_all_loaded(info: Mapping[str, Collection[Any]], path: Path) -> None:
-    """Check what `from_pretrained(…, output_loading_info=True)` says: it fills what is missing with random numbers.
-
-    Raises:
-        ModelFileError: a tensor is missing.
-    """
-    _refuse(path, "lacks tensors", info["missing_keys"])
 
 
 def _refuse(path: Path, fault: str, names: Collection[Any]) -> None:
