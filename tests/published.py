@@ -23,7 +23,7 @@ def save_hpsv2(folder: Path, file: str = "HPS_v2.1_compressed.pt") -> None:
     from open_clip import CLIP
 
     folder.mkdir(parents=True)
-    architecture = {
+    architecture: dict[str, Any] = {
         "embed_dim": 32,
         "vision_cfg": {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 28},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
@@ -148,7 +148,7 @@ def roughen(model: nn.Module) -> None:
     """Move every parameter, so that none is left at a zero or a one that would hide a mistake."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 def draw(name: str, shape: list[int]) -> Tensor:

@@ -55,11 +55,13 @@ class AestheticReward(Reward):
         from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
         super().__init__()
-        config = CLIPConfig.from_dict(read_json(folder / "clip" / "config.json"))
+        config: Any = CLIPConfig.from_dict(read_json(folder / "clip" / "config.json"))
         config.vision_config.projection_dim = config.projection_dim  # a part of a whole model does not know the whole's
         self.model: Any = CLIPVisionModelWithProjection(config.vision_config)
         weights = read_clip_weights(folder / "clip")
-        seen = {name: tensor for name, tensor in weights.items() if name.startswith(("vision_model.", "visual_projection."))}
+        seen = {
+            name: tensor for name, tensor in weights.items() if name.startswith(("vision_model.", "visual_projection."))
+        }
         load_strictly(self.model, seen, folder / "clip" / "model.safetensors")
         self.normalise = read_normalisation(folder / "clip")
         self.image_size: int = config.vision_config.image_size

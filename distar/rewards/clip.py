@@ -28,7 +28,7 @@ class ClipReward(CosineReward):
     def __init__(self, folder: Path, scale: float | None) -> None:
         from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-        config = CLIPConfig.from_dict(read_json(folder / "config.json"))
+        config: Any = CLIPConfig.from_dict(read_json(folder / "config.json"))
         model: Any = CLIPModel(config)
         load_strictly(model, read_clip_weights(folder), folder / "model.safetensors")
         super().__init__(model.logit_scale.exp().item() if scale is None else scale)

@@ -77,7 +77,7 @@ class HPSReward(CosineReward):
         self.model: Any = CLIP(**architecture)
         path, weights = read_weights(folder, version)
         load_strictly(self.model, weights, path)
-        self.max_tokens: int = self.model.context_length
+        self.max_tokens = self.model.context_length
         self.tokenizer: Any = SimpleTokenizer(context_length=self.max_tokens)
         self.image_size: int = architecture["vision_cfg"]["image_size"]
         self.normalise = Normalise(CLIP_MEAN, CLIP_STD)
@@ -103,8 +103,7 @@ def read_architecture(folder: Path) -> dict[str, Any]:
 
     if (folder / CONFIG).is_file():
         return read_json(folder / CONFIG)["model_cfg"]
-    architecture = get_model_config("ViT-H-14")
-    assert architecture is not None  # noqa: S101 - open_clip ships it
+    architecture: Any = get_model_config("ViT-H-14")
     return architecture
 
 

@@ -91,7 +91,7 @@ class BlipReward(Reward):
         super().__init__()
         path = folder / "model" / WEIGHTS
         weights = read_checkpoint(path)
-        vision = vision_sizes(weights, path)
+        vision: Any = vision_sizes(weights, path)
         text = read_text_config(folder / "model" / TEXT_CONFIG)
         self.tokenizer = load_tokenizer(folder / "vocabulary" / VOCABULARY, text["vocab_size"])
         self.image_encoder: Any = BlipVisionModel(BlipVisionConfig(**vision, layer_norm_eps=1e-6))

@@ -1,18 +1,18 @@
 """HPSv2 and ImageReward as their authors' own packages compute them: what published figures are compared with.
 
 Neither package runs as it is beside current transformers, and both load from the network. Here each is imported with
-what it lacks put beside it, unchanged in what it computes, and reads the files that the project has fetched and checked.
+what it lacks put beside it, unchanged in what it computes, and reads the files that the project fetched and checked.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -49,8 +49,8 @@ class OfficialHPSv2(Reward):
             self.model.visual.image_size, is_train=False, resize_longest_max=True
         )
         self.tokenize: Any = package.tokenizer.tokenize
-        self.encode: Any = package.tokenizer._tokenizer.encode  # noqa: SLF001
-        self.max_tokens: int = self.model.positional_embedding.shape[0]
+        self.encode: Any = package.tokenizer._tokenizer.encode
+        self.max_tokens = self.model.positional_embedding.shape[0]
         self.freeze()
 
     @torch.no_grad()
@@ -135,17 +135,13 @@ def _import_hpsv2() -> SimpleNamespace:
     import open_clip.tokenizer
 
     name = "hpsv2.src.open_clip.tokenizer"
-    package = importlib.util.find_spec("hpsv2")
-    assert package is not None and package.submodule_search_locations  # noqa: S101, PT018 - a dependency
-    path = Path(package.submodule_search_locations[0]) / "src" / "open_clip" / "tokenizer.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - it has just been found
-    tokenizer = importlib.util.module_from_spec(spec)
+    tokenizer = ModuleType(name)
     tokenizer.__file__ = open_clip.tokenizer.__file__
-    turtle = ModuleType("turtle")
-    turtle.forward = None  # pyright: ignore[reportAttributeAccessIssue]
+    turtle: Any = ModuleType("turtle")
+    turtle.forward = None
     with _undisturbed(), _stood_in(turtle):
-        spec.loader.exec_module(tokenizer)
+        folder = Path(importlib.import_module("hpsv2").__path__[0])
+        SourceFileLoader(name, str(folder / "src" / "open_clip" / "tokenizer.py")).exec_module(tokenizer)
         sys.modules[name] = tokenizer
         model = importlib.import_module("hpsv2.src.open_clip.model")
         transform = importlib.import_module("hpsv2.src.open_clip.transform")
@@ -174,14 +170,9 @@ def _import_image_reward() -> SimpleNamespace:
         blip = "ImageReward.models.BLIP"
         pretrain, med, vit = (importlib.import_module(f"{blip}.{name}") for name in ("blip_pretrain", "med", "vit"))
     med.BertModel.all_tied_weights_keys = {}
-    med.BertModel.get_head_mask = _no_head_mask
+    med.BertModel.get_head_mask = lambda _model, _mask, num_layers: [None] * num_layers  # ImageReward masks none
     med.BertModel.invert_attention_mask = _inverted
     return SimpleNamespace(model=model, pretrain=pretrain, vit=vit)
-
-
-def _no_head_mask(_: Any, head_mask: None, num_layers: int) -> list[None]:
-    assert head_mask is None  # noqa: S101 - ImageReward masks no heads
-    return [None] * num_layers
 
 
 def _inverted(model: Any, mask: Tensor) -> Float[Tensor, "b 1 1 n"]:
@@ -197,8 +188,10 @@ def _undisturbed() -> Iterator[None]:
     verbosity = logging.get_verbosity()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
-    logging.set_verbosity(verbosity)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
 
 
 @contextmanager

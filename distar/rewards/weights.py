@@ -81,10 +81,10 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     module.load_state_dict(weights)
 
 
-def _refuse(path: Path, fault: str, names: Collection[Any]) -> None:
+def _refuse(path: Path, fault: str, names: Collection[str]) -> None:
     if names:
-        shown = ", ".join(sorted(map(str, names))[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise ModelFileError(
-            f"{path} {fault}: {shown}{f' and {len(names) - 3} more' if len(names) > 3 else ''}; it is not the file that "
-            "this reward reads: check the source in the profile's rewards, and fetch it again with the stage `rewards`"
+            f"{path} {fault}: {', '.join(sorted(names)[:3])}{more}; it is not the file that this reward reads: "
+            "check the source in the profile's rewards, and fetch it again with the stage `rewards`"
         )

@@ -17,6 +17,7 @@ from distar.params import Profile, load_params, read_strict
 from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.attributes import Attributes
 from distar.rewards.clip_score import CLIPScore
+from distar.rewards.head import score_head
 from distar.rewards.hpsv2 import HPSv2, read_architecture
 from distar.rewards.image_reward import ImageReward
 from distar.rewards.pickscore import PickScore
@@ -92,16 +93,19 @@ def test_real_model_has_as_many_numbers_as_the_published_file(size: str, count: 
         if size == "HPSv2":
             modules: list[torch.nn.Module] = [CLIP(**read_architecture(tmp_path))]
         else:
-            vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "image_size": 224}
-            text = {"vocab_size": 30524, "encoder_hidden_size": 1024, "num_attention_heads": 12, "is_decoder": True}
-            projections = [torch.nn.Linear(1024, 256), torch.nn.Linear(768, 256)]
-            from distar.rewards.head import score_head
-
+            vision: Any = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "image_size": 224}
+            text: Any = {
+                "vocab_size": 30524,
+                "encoder_hidden_size": 1024,
+                "num_attention_heads": 12,
+                "is_decoder": True,
+            }
             modules = [
                 BlipVisionModel(BlipVisionConfig(**vision, num_attention_heads=16)),
                 BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False),
                 score_head(768),
-                *projections,
+                torch.nn.Linear(1024, 256),
+                torch.nn.Linear(768, 256),
             ]
     numbers = sum(parameter.numel() for module in modules for parameter in module.parameters())
     assert 0 < count - numbers < 3e-4 * count  # names and the archive's directory take the rest

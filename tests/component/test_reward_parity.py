@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from distar.errors import ParameterError
 from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.clip_score import CLIPScore
-from distar.rewards.hpsv2 import HPSv2, HPSReward
+from distar.rewards.hpsv2 import HPSReward, HPSv2
 from distar.rewards.image_reward import BlipReward, ImageReward
 from distar.rewards.official import OfficialHPSv2, OfficialImageReward
 from distar.rewards.pickscore import PickScore
@@ -135,9 +135,7 @@ def test_hpsv2_without_antialiasing_is_another_score(published: Path, hps: HPSRe
         plain.build_official(published / "hpsv2")
 
 
-def test_image_reward_equals_the_package(
-    image_reward: BlipReward, official_image_reward: OfficialImageReward
-) -> None:
+def test_image_reward_equals_the_package(image_reward: BlipReward, official_image_reward: OfficialImageReward) -> None:
     package = official_image_reward.model
     scores, at_the_network, from_the_picture = [], [], []
     for width, height, mode, prompt in PAIRS:
