@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from distar.rewards.official import OfficialHPSv2, OfficialImageReward
 from distar.rewards.pickscore import PickScore
 from distar.rewards.preprocess import resize_short_side
 from distar.rewards.reward import Reward
+from tests.miniature import REPOSITORY
 from tests.published import save_aesthetic, save_clip, save_hpsv2, save_image_reward
 
 HPS = HPSv2(kind="hpsv2", source="", version="2.1", antialias=True)
@@ -297,3 +300,18 @@ def test_cut_prompts_are_counted(published: Path, hps: HPSReward, image_reward: 
     assert aesthetic.count_cut(PROMPTS) == 0
     official = HPS.build_official(published / "hpsv2")
     assert official.count_cut(PROMPTS) == hps.count_cut(PROMPTS) == 1
+
+
+def test_official_packages_leave_the_process_as_it_was() -> None:
+    code = """
+import sys, warnings
+import transformers
+from transformers import modeling_utils
+before = set(vars(modeling_utils)), list(warnings.filters), transformers.logging.get_verbosity()
+from distar.rewards.official import _import_hpsv2, _import_image_reward
+_import_hpsv2(), _import_image_reward()
+assert before == (set(vars(modeling_utils)), list(warnings.filters), transformers.logging.get_verbosity())
+assert not {"clip", "turtle", "ImageReward.ReFL"} & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
