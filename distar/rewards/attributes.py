@@ -29,8 +29,8 @@ class Attributes(BaseModel):
 
     @property
     def model_files(self) -> dict[str, ModelFiles]:
-        """The files that `build` loads."""
-        return {"": ModelFiles(self.source)}
+        """Which files of which source the reward needs, by subfolder."""
+        return {"": ModelFiles(self.source, ("config.json", "model.safetensors"))}
 
     def build(self, folder: Path) -> AttributeJudge:
         """Load the judge from a folder with `config.json` and `model.safetensors`."""

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from distar.model_files import ModelFiles
-from distar.rewards.clip import ClipReward
+from distar.rewards.clip import IMAGE_FILES, TEXT_FILES, ClipReward
 
 
 class CLIPScore(BaseModel):
@@ -21,8 +21,8 @@ class CLIPScore(BaseModel):
 
     @property
     def model_files(self) -> dict[str, ModelFiles]:
-        """The files that `build` loads."""
-        return {"": ModelFiles(self.source)}
+        """Which files of which source the reward needs, by subfolder."""
+        return {"": ModelFiles(self.source, IMAGE_FILES + TEXT_FILES)}
 
     def build(self, folder: Path) -> ClipReward:
         """Load the reward from a folder in the hub's layout."""

@@ -1,0 +1,129 @@
+"""HPSv2 and v2.1: a CLIP ViT-H/14 fine-tuned on people's choices (Wu et al. 2023, arXiv 2306.09341)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from distar.errors import ModelFileError, ParameterError
+from distar.model_files import ModelFiles
+from distar.rewards.cosine import CosineReward
+from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, letterbox
+from distar.rewards.reward import Reward
+from distar.rewards.weights import load_strictly, read_checkpoint, read_json
+
+WEIGHTS = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
+CONFIG = "open_clip_config.json"
+
+
+class HPSv2(BaseModel):
+    """Cosine of picture and prompt.
+
+    Attributes:
+        version: which of the two published models; their scores are not comparable.
+        antialias: whether pictures are resized with antialiasing. The official package leaves it to torchvision, which
+            does from 0.17 on; figures published with an older one were computed without.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    kind: Literal["hpsv2"]
+    source: str
+    version: Literal["2.0", "2.1"]
+    antialias: bool
+
+    @property
+    def model_files(self) -> dict[str, ModelFiles]:
+        """Which files of which source the reward needs, by subfolder."""
+        return {"": ModelFiles(self.source, (WEIGHTS[self.version], CONFIG))}
+
+    def build(self, folder: Path) -> HPSReward:
+        """Load the reward from a folder with its version's weights, and `open_clip_config.json` if not a ViT-H/14.
+
+        Raises:
+            ModelFileError: a file is missing or is not what it should be.
+        """
+        return HPSReward(folder, self.version, self.antialias)
+
+    def build_official(self, folder: Path) -> Reward:
+        """Load the official package's scorer, which is not differentiable, from the same folder.
+
+        Raises:
+            ParameterError: `antialias` is off.
+            ModelFileError: a file is missing or is not what it should be.
+        """
+        from distar.rewards.official import OfficialHPSv2
+
+        if not self.antialias:
+            raise ParameterError(
+                "hpsv2: antialias is false, but the official package antialiases with this torchvision; "
+                "set antialias to true, or leave the official backend"
+            )
+        return OfficialHPSv2(folder, self.version)
+
+
+class HPSReward(CosineReward):
+    """HPSv2 as open_clip computes it, on pictures letterboxed as its authors do."""
+
+    def __init__(self, folder: Path, version: str, antialias: bool) -> None:
+        from open_clip import CLIP, SimpleTokenizer
+
+        super().__init__(scale=1.0)
+        architecture = read_architecture(folder)
+        self.model: Any = CLIP(**architecture)
+        path, weights = read_weights(folder, version)
+        load_strictly(self.model, weights, path)
+        self.max_tokens = self.model.context_length
+        self.tokenizer: Any = SimpleTokenizer(context_length=self.max_tokens)
+        self.image_size: int = architecture["vision_cfg"]["image_size"]
+        self.normalise = Normalise(CLIP_MEAN, CLIP_STD)
+        self.antialias = antialias
+        self.freeze()
+
+    def embed_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Embed images: long side resized (bicubic), filled up with black, normalised."""
+        return self.model.encode_image(self.normalise(letterbox(images, self.image_size, self.antialias)))
+
+    def embed_prompt(self, prompt: str) -> Float[Tensor, "1 d"]:
+        """Embed one prompt, cut where the model stops reading."""
+        return self.model.encode_text(self.tokenizer([prompt]).to(self.model.logit_scale.device))
+
+    def num_tokens(self, prompt: str) -> int:
+        """Count the tokens of a prompt, the special ones included, before it is cut."""
+        return len(self.tokenizer.encode(prompt)) + 2
+
+
+def read_architecture(folder: Path) -> dict[str, Any]:
+    """Return open_clip's description of the model: that beside the weights, else ViT-H/14's."""
+    from open_clip import get_model_config
+
+    if (folder / CONFIG).is_file():
+        return read_json(folder / CONFIG)["model_cfg"]
+    architecture: Any = get_model_config("ViT-H-14")
+    return architecture
+
+
+def read_weights(folder: Path, version: str) -> tuple[Path, dict[str, Tensor]]:
+    """Read a version's weights from its own file.
+
+    Raises:
+        ModelFileError: the file is missing, or another version's is there, or it is not a checkpoint of HPSv2.
+    """
+    path = folder / WEIGHTS[version]
+    others = sorted(file.name for file in folder.glob("*.pt"))
+    if not path.is_file() and others:
+        raise ModelFileError(
+            f"{folder} holds {', '.join(others)}, expected {path.name} for version {version}; "
+            "set `version` or `source` of the hpsv2 reward, and run the stage `rewards`"
+        )
+    checkpoint = read_checkpoint(path)
+    if "state_dict" not in checkpoint:
+        raise ModelFileError(
+            f"{path} has the entries {', '.join(sorted(checkpoint)[:3])}, expected `state_dict`; "
+            "check the source in the profile's rewards"
+        )
+    return path, checkpoint["state_dict"]
