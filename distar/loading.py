@@ -12,7 +12,7 @@ from distar.diffusion.generator import OneStepGenerator
 from distar.embeddings import read_null
 from distar.errors import ParameterError
 from distar.params import Params
-from distar.rewards.clip import ClipReward
+from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
 
 
@@ -43,7 +43,7 @@ def load_rewards(params: Params, device: torch.device) -> dict[str, Reward]:
     return {name: reward.build(paths.REWARDS / name).to(device) for name, reward in params.profile.rewards.items()}
 
 
-def diversity_features(params: Params, rewards: dict[str, Reward]) -> ClipReward:
+def diversity_features(params: Params, rewards: dict[str, Reward]) -> CosineReward:
     """Return the reward whose picture features measure diversity.
 
     Raises:
@@ -51,9 +51,9 @@ def diversity_features(params: Params, rewards: dict[str, Reward]) -> ClipReward
     """
     name = params.profile.evaluate.diversity.features
     reward = rewards[name]
-    if not isinstance(reward, ClipReward):
+    if not isinstance(reward, CosineReward):
         raise ParameterError(
             f"evaluate.diversity.features: got {name!r}, a {type(reward).__name__}, which has no picture features; "
-            "name a reward of kind clip_score or pickscore"
+            "name one of kind clip_score, pickscore or hpsv2"
         )
     return reward

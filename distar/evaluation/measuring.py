@@ -21,7 +21,7 @@ from distar.diffusion.prompt import EncodedPrompts
 from distar.evaluation.metrics import Estimate, pairwise_distance, picture_statistics
 from distar.evaluation.params import EvaluateParams
 from distar.evaluation.sampling import Draw, Requests, draw_images
-from distar.rewards.clip import ClipReward
+from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
 
 _PICTURES, _SUMMARY = "pictures.parquet", "summary.json"
@@ -67,7 +67,7 @@ def measure(
     draw: Draw,
     family: Family,
     rewards: dict[str, Reward],
-    features: ClipReward,
+    features: CosineReward,
     prompts: Sequence[str],
     encoded: EncodedPrompts,
     params: EvaluateParams,

@@ -18,7 +18,7 @@ from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.prompt import EncodedPrompts, PromptEmbedding
 from distar.diffusion.reference import Reference, sample_ddim
 from distar.progress import track
-from distar.rewards.clip import ClipReward
+from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
 from distar.seeding import generator as draws
 from distar.training.checkpoint import WorkDirectory
@@ -79,7 +79,7 @@ class Training:
         generator: OneStepGenerator,
         data: PromptData,
         rewards: dict[str, Reward],
-        diversity_features: ClipReward,
+        diversity_features: CosineReward,
         accelerator: Accelerator,
     ) -> None:
         self.params = params
@@ -193,7 +193,7 @@ class Training:
 
         return reward
 
-    def _make_probe(self, features: ClipReward) -> tuple[Probe, Tensor, PromptEmbedding]:
+    def _make_probe(self, features: CosineReward) -> tuple[Probe, Tensor, PromptEmbedding]:
         rng = draws(self.seed, "probe")
         chosen = torch.randperm(len(self.data.prompts), generator=rng)[: self.params.monitors.num_probe_prompts]
         index = chosen.repeat_interleave(_IMAGES_PER_PROBE_PROMPT)
