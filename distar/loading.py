@@ -37,6 +37,16 @@ def load_rewards(params: Params, device: torch.device) -> dict[str, Reward]:
     return {name: reward.build(paths.REWARDS / name).to(device) for name, reward in params.profile.rewards.items()}
 
 
+def load_scorers(params: Params, device: torch.device) -> dict[str, Reward]:
+    """Load every reward of the profile to score with: the official package's code where asked for and there is one."""
+    if params.profile.evaluate.backend == "port":
+        return load_rewards(params, device)
+    return {
+        name: getattr(reward, "build_official", reward.build)(paths.REWARDS / name).to(device)
+        for name, reward in params.profile.rewards.items()
+    }
+
+
 def diversity_features(params: Params, rewards: dict[str, Reward]) -> ClipReward:
     """Return the reward whose picture features measure diversity.
 

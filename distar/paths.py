@@ -1,5 +1,6 @@
 """Where each stage writes: the one place that names the pipeline's folders, beside dvc.yaml itself."""
 
+import os
 from pathlib import Path
 
 OUTPUTS = Path("outputs")
@@ -12,6 +13,7 @@ PROMPTS_CARD = PROMPTS / "card.json"
 REFERENCE = OUTPUTS / "reference" / "pipeline"
 INITIAL_GENERATOR = OUTPUTS / "reference" / "initial_generator"
 REWARDS = OUTPUTS / "rewards"
+FID = OUTPUTS / "fid"
 
 BASELINE = OUTPUTS / "baseline"
 
@@ -28,3 +30,8 @@ SCORES = REPORTS / "scores.csv"
 
 RELEASE = OUTPUTS / "release"
 RECEIPT = OUTPUTS / "receipt.json"
+
+
+def work_root(task: str) -> Path:
+    """Where unfinished work of one kind is kept: `DISTAR_WORK_DIR`, or `.distar/TASK` in the project."""
+    return Path(os.environ.get("DISTAR_WORK_DIR", f".distar/{task}"))

@@ -78,3 +78,9 @@ def read_source(path: Path, max_prompts: int | None) -> PromptSet:
 def load_prompts(path: Path) -> tuple[str, ...]:
     """Read the prompts of a set written by `PromptSet.write`."""
     return tuple(pq.read_table(path, columns=["prompt"]).column("prompt").to_pylist())
+
+
+def load_labels(path: Path) -> tuple[str | None, ...]:
+    """Read the prompts' labels (a style, a category); None where a prompt has none."""
+    table = pq.read_table(path)
+    return tuple(table.column("label").to_pylist()) if "label" in table.column_names else (None,) * len(table)

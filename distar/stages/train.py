@@ -5,10 +5,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import os
 import signal
 import sys
-from pathlib import Path
 
 import torch
 
@@ -50,7 +48,7 @@ def run() -> None:
             accelerator,
         )
         fingerprint = run_fingerprint(params)
-        with WorkDirectory(work_root() / fingerprint[:16], fingerprint) as work_dir:
+        with WorkDirectory(paths.work_root("train") / fingerprint[:16], fingerprint) as work_dir:
             trained = training.run(work_dir)
         if accelerator.is_main_process:
             with written_whole(paths.GENERATOR) as folder:
@@ -72,11 +70,6 @@ def run_fingerprint(params: Params) -> str:
     }
     text = json.dumps({"seed": params.seed, "params": relevant, "inputs": inputs}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def work_root() -> Path:
-    """Where checkpoints are kept: `DISTAR_WORK_DIR`, or `.distar/train` in the project."""
-    return Path(os.environ.get("DISTAR_WORK_DIR", ".distar/train"))
 
 
 def _end_with_parent() -> None:
