@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from distar import paths
 from distar.diffusion.families import Family
@@ -14,10 +16,12 @@ from distar.params import Params
 from distar.rewards.clip import ClipReward
 from distar.rewards.reward import Reward
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 
 def load_family(params: Params, device: torch.device) -> Family:
     """Load the reference's components."""
-    return params.profile.reference.build(paths.REFERENCE).to(device)
+    return _placed(params.profile.reference.build(paths.REFERENCE), device)
 
 
 def load_initial_generator(params: Params, family: Family) -> OneStepGenerator:
@@ -29,12 +33,14 @@ def load_initial_generator(params: Params, family: Family) -> OneStepGenerator:
 def load_generator(params: Params, family: Family, weights_dir: Path | None) -> OneStepGenerator:
     """Load a one-step generator's weights, or start one from the reference."""
     generator = params.profile.train.generator
-    return family.generator(generator.timestep, generator.noise_scale, weights_dir)
+    return _placed(family.generator(generator.timestep, generator.noise_scale, weights_dir), family.device)
 
 
 def load_rewards(params: Params, device: torch.device) -> dict[str, Reward]:
     """Load every reward of the profile."""
-    return {name: reward.build(paths.REWARDS / name).to(device) for name, reward in params.profile.rewards.items()}
+    return {
+        name: _placed(reward.build(paths.REWARDS / name), device) for name, reward in params.profile.rewards.items()
+    }
 
 
 def load_scorers(params: Params, device: torch.device) -> dict[str, Reward]:
@@ -42,7 +48,7 @@ def load_scorers(params: Params, device: torch.device) -> dict[str, Reward]:
     if params.profile.evaluate.backend == "port":
         return load_rewards(params, device)
     return {
-        name: getattr(reward, "build_official", reward.build)(paths.REWARDS / name).to(device)
+        name: _placed(getattr(reward, "build_official", reward.build)(paths.REWARDS / name), device)
         for name, reward in params.profile.rewards.items()
     }
 
@@ -61,3 +67,15 @@ def diversity_features(params: Params, rewards: dict[str, Reward]) -> ClipReward
             "name a reward of kind clip_score or pickscore"
         )
     return reward
+
+
+def _placed(module: ModuleT, device: torch.device) -> ModuleT:
+    """Move a module to a device, with its weights in memory of their own.
+
+    On a CPU they may lie in the mapped file, aligned as it happens, or not if there are several processes: the last
+    bits of products depend on that.
+    """
+    if device.type == "cpu":
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.clone()
+    return module.to(device)

@@ -114,15 +114,16 @@ def measure(name: str, draw: Draw, evaluation: Evaluation, work_dir: Path, cost:
         with cost.of(len(requests)):
             return draw_batch(draw, family, requests)
 
-    def scored_pictures(part: slice) -> pa.Table:
+    def pictures(part: slice) -> pa.Table:
         return _picture_rows(draw_part(single[part]), single.prompts[part], evaluation)
 
     def features(part: slice) -> pa.Table:
-        return pa.table({"features": _vectors(evaluation.features.image_features(_unit(draw_part(repeated[part]), family)))})
+        images = _unit(draw_part(repeated[part]), family)
+        return pa.table({"features": _vectors(evaluation.features.image_features(images))})
 
     size, accelerator = params.batch_size, evaluation.accelerator
     return Parts(
-        in_parts(f"measure {name}", work_dir / name / "pictures", len(single), size, accelerator, scored_pictures),
+        in_parts(f"measure {name}", work_dir / name / "pictures", len(single), size, accelerator, pictures),
         in_parts(
             f"measure {name}'s diversity", work_dir / name / "diversity", len(repeated), size, accelerator, features
         ),

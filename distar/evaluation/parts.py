@@ -43,16 +43,17 @@ def in_parts(
     A part holds the same rows and is computed at once however many processes there are, so its content does not
     depend on their number.
     """
-    parts = [(start, folder / f"{start:08d}.parquet") for start in range(0, total, size)]
-    mine = parts[accelerator.process_index :: accelerator.num_processes]
-    missing = [(start, path) for start, path in mine if not path.exists()]
-    with track(description, len(mine) * size, (len(mine) - len(missing)) * size) as progress:
-        for start, path in missing:
+    parts = {folder / f"{start:08d}.parquet": slice(start, min(start + size, total)) for start in range(0, total, size)}
+    mine = list(parts.items())[accelerator.process_index :: accelerator.num_processes]
+    missing = [(path, part) for path, part in mine if not path.exists()]
+    num_mine, num_missing = (sum(part.stop - part.start for _, part in which) for which in (mine, missing))
+    with track(description, num_mine, num_mine - num_missing) as progress:
+        for path, part in missing:
             with written_whole(path) as partial:
-                pq.write_table(rows(slice(start, min(start + size, total))), partial)
-            progress.advance(size)
+                pq.write_table(rows(part), partial)
+            progress.advance(part.stop - part.start)
     accelerator.wait_for_everyone()
-    return [path for _, path in parts]
+    return list(parts)
 
 
 def read_columns(parts: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:

@@ -25,18 +25,18 @@ def check_prompt_set(protocol: Protocol, labels: Sequence[str | None]) -> None:
     if protocol == "hpsv2" and got != set(HPSV2_STYLES):
         raise PromptError(
             f"evaluate.protocol is hpsv2: the evaluation prompts must have the labels {', '.join(HPSV2_STYLES)}, "
-            f"got {', '.join(sorted(got))}; take the HPSv2 benchmark as prompts.evaluation, or set the protocol to prompts"
+            f"got {', '.join(sorted(got))}; take the HPSv2 benchmark as prompts.evaluation, or protocol prompts"
         )
     if protocol == "parti" and None in labels:
         raise PromptError(
             f"evaluate.protocol is parti: every evaluation prompt must have its category as label, "
             f"{labels.count(None)} of {len(labels)} have none; take PartiPrompts as prompts.evaluation, "
-            "or set the protocol to prompts"
+            "or protocol prompts"
         )
 
 
 def estimate(protocol: Protocol, scores: Float[Tensor, " n"], labels: Sequence[str | None]) -> Estimate:
-    """Estimate the mean score of a prompt set: for hpsv2 the mean of the four styles' means, else that of the prompts."""
+    """Estimate the mean score of a prompt set: for hpsv2 of the four styles' means, else of the prompts."""
     if protocol == "hpsv2":
         return Estimate.of_groups(list(estimate_by_label(scores, labels).values()))
     return Estimate.of(scores)

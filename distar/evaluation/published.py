@@ -102,7 +102,7 @@ def compare_with_published(
                 f"{table.title} ({published.source})",
                 [column.title for column in table.columns],
                 rows,
-                _notes(table, num_prompts, [(column.title, rewards[name]) for column, name in shown if name]),
+                _notes(table, num_prompts, {name: rewards[name] for name in names if name}),
             )
         )
     return comparisons
@@ -124,10 +124,12 @@ def _cell(value: float | None, column: Column) -> str:
     return "–" if value is None else f"{value:.{column.digits}f}"
 
 
-def _notes(table: PublishedTable, num_prompts: int, measured: list[tuple[str, Ours]]) -> list[str]:
+def _notes(table: PublishedTable, num_prompts: int, measured: Mapping[str, Ours]) -> list[str]:
     notes = []
     if table.num_prompts not in {None, num_prompts}:
         notes.append(f"Published for {table.num_prompts} prompts; ours are means over {num_prompts} of them.")
-    scaled = {title: ours.factor for title, ours in measured if ours.factor != 1}
-    notes += [f"{title}: ours is multiplied by {factor:g} here, the published unit." for title, factor in scaled.items()]
+    scaled = {name: ours.factor for name, ours in measured.items() if ours.factor != 1}
+    notes += [
+        f"Our {name} is multiplied by {factor:g}, to be in the published unit." for name, factor in scaled.items()
+    ]
     return notes

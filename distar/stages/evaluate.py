@@ -30,7 +30,6 @@ CANDIDATE, BASELINES = "generator", ("initial", "reference")
 def run() -> None:
     """Draw, score, compare, and write metrics, scores and the report; goes on where it was killed."""
     params = load_params()
-    settings = params.profile.evaluate
     with recorded("evaluate") as record:
         accelerator = prepare_torch(params.profile.runtime)
         evaluation = load_evaluation(params, accelerator)

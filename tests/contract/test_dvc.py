@@ -27,6 +27,7 @@ PRESENTATION = {
     "distar.lineage",
     "distar.lineage.record",
     "distar.locking",
+    "distar.model_files",  # which files are fetched; what they hold is pinned
     "distar.paths",
     "distar.progress",
     "distar.stages",
