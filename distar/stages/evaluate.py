@@ -93,14 +93,18 @@ def _report(params: Params, evaluation: Evaluation, systems: dict[str, Measured]
         pictures=[SystemPictures(name, title, systems[name].pictures(shown)) for name, title in titles.items()],
         metrics=metrics,
         compare_by=settings.compare_by,
-        published=_published(params, evaluation, {title: systems[name].summary for name, title in titles.items()}),
+        published=published_beside(
+            params, evaluation, {title: systems[name].summary for name, title in titles.items()}
+        ),
         updates_path=paths.UPDATES_LOG,
         probes_path=paths.PROBES_LOG,
         lineage=_lineage(params),
     )
 
 
-def _published(params: Params, evaluation: Evaluation, summaries: dict[str, dict[str, object]]) -> list[Comparison]:
+def published_beside(
+    params: Params, evaluation: Evaluation, summaries: dict[str, dict[str, object]]
+) -> list[Comparison]:
     """Set our figures beside the paper's, which gives PickScore as its cosine and HPSv2 in hundredths."""
 
     def factor(name: str) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,14 +27,19 @@ from torch_fidelity.metric_fid import fid_features_to_statistics
 from distar import paths
 from distar.__main__ import main
 from distar.errors import ModelFileError, PromptError, WorkDirectoryError
+from distar.evaluating import load_evaluation
 from distar.evaluation.fid import FID
 from distar.evaluation.metrics import Estimate
 from distar.evaluation.parts import read_columns
 from distar.evaluation.protocols import HPSV2_STYLES, check_prompt_set, estimate, estimate_by_label
 from distar.evaluation.published import Ours, compare_with_published, load_published
+from distar.evaluation.report import Lineage, Report, SystemPictures, write_page
 from distar.loading import load_rewards, load_scorers
 from distar.params import load_params
+from distar.rewards.clip import ClipReward
 from distar.rewards.reward import Reward
+from distar.runtime import prepare_torch
+from distar.stages.evaluate import published_beside
 from tests.miniature import edit
 
 PROFILE = Path("profiles/mini.yaml")
@@ -114,7 +120,7 @@ def test_compare_by_must_be_scored(project: Path, capsys: pytest.CaptureFixture[
 
 
 class RandomInception(FeatureExtractorInceptionV3):
-    def load_state_dict(self, *_: object, **__: object) -> None:
+    def load_state_dict(self, *_: object, **__: object) -> Any:
         """Keep the weights that the layers began with."""
 
 
@@ -149,7 +155,7 @@ def place_fid(folder: Path, inception: Path, **arrays: np.ndarray) -> Path:
     for name in ("statistics", "inception"):
         (folder / name).mkdir(parents=True)
     (folder / "inception" / inception.name).symlink_to(inception)
-    np.savez(folder / "statistics" / "real.npz", **arrays)
+    np.savez(folder / "statistics" / "real.npz", allow_pickle=False, **arrays)
     return folder
 
 
@@ -368,6 +374,57 @@ def test_hpsv2_versions_are_not_mixed() -> None:
 def test_what_is_not_comparable_is_not_shown(protocol: str, family: str) -> None:
     rewards = {"pick": Ours({"kind": "pickscore"}, 0.01)}
     assert compare_with_published(protocol, family, 1632, rewards, {"mine": SUMMARY}) == []
+
+
+def test_report_shows_published_rows_and_ours_in_their_unit(prepared: Path, tmp_path: Path) -> None:
+    """As the stage makes it, for a project that says it is SDXL on PartiPrompts."""
+    set_labels("Animals", "Arts")
+    params = load_params()
+    settings = params.profile.evaluate.model_copy(update={"protocol": "parti"})
+    reference = params.profile.reference.model_copy(update={"family": "sdxl"})
+    profile = params.profile.model_copy(update={"evaluate": settings, "reference": reference})
+    params = params.model_copy(update={"profile": profile})
+    evaluation = load_evaluation(params, prepare_torch(profile.runtime))
+    preference = load_rewards(params, CPU)["preference"]
+    assert isinstance(preference, ClipReward)
+    temperature = preference.scale
+    assert temperature != 1
+
+    estimates = {"preference": {"mean": 0.25 * temperature, "sem": None}, "matching": {"mean": 31.0, "sem": 0.5}}
+    summary = {"rewards": estimates, "diversity": 0.125, "saturation": 0.5}
+    rate = {"mean": 0.75, "low": 0.5, "high": 0.875}
+    metrics = {
+        **dict.fromkeys(("generator", "initial", "reference"), summary),
+        "win_rate": {"vs_initial": rate},
+        "win_rates": {"vs_initial": {"preference": rate, "matching": rate}},
+    }
+    probes = tmp_path / "probes.csv"
+    probes.write_text("iteration,reward_preference,diversity,saturation\n0,1.0,0.1,0.4\n1,2.0,0.1,0.5\n")
+    pictures = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    report = Report(
+        profile="mini",
+        notice="",
+        prompts=["a red star"],
+        pictures=[SystemPictures("generator", "DI* generator", pictures)],
+        metrics=metrics,
+        compare_by="preference",
+        published=published_beside(params, evaluation, {"DI* generator": summary}),
+        updates_path=probes,
+        probes_path=probes,
+        lineage=Lineage({}, {}),
+    )
+    write_page(report, tmp_path / "index.html")
+    page = (tmp_path / "index.html").read_text()
+    row = r"<tr{}><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"
+    published = row.format(
+        "", r"DI\*-IN \(100, 7\.5\), longer", "published", r"1\.140", r"5\.83", r"0\.2331", r"32\.75"
+    )
+    ours = row.format(' class="ours"', r"DI\* generator", "this run", "–", "–", r"0\.2500", r"31\.00")
+    assert re.search(published, page)
+    assert re.search(ours, page)
+    assert "Published for 1632 prompts; ours are means over 7 of them." in page
+    assert "75.0 % (50.0–87.5)" in page
+    assert page.count("stroke-dasharray") == 3  # the reference's level in each curve
 
 
 def test_published_rows_have_a_figure_a_column() -> None:
