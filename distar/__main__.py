@@ -13,7 +13,7 @@ from distar.errors import DistarError
 STAGES = {
     "prompts": "clean the prompt sources; check that training and evaluation share none",
     "reference": "fetch the reference model and the initial one-step generator, checked by sha256",
-    "rewards": "fetch the reward models, checked by sha256",
+    "rewards": "fetch the reward models (and the Fréchet distance's), checked by sha256",
     "embeddings": "encode both prompt sets once, so that no later stage holds a text encoder",
     "baseline": "measure the reference and the initial generator, to compare with",
     "train": "align the generator with Diff-Instruct*; resumes from its last checkpoint",

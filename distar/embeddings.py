@@ -80,7 +80,13 @@ def write_null(path: Path, encoder: TextEncoder) -> None:
 
 
 def read_null(path: Path) -> PromptEmbedding:
-    """Read what `write_null` wrote."""
+    """Read what `write_null` wrote.
+
+    Raises:
+        ModelFileError: it is not there.
+    """
     from safetensors.torch import load_file
 
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist; run `dvc repro embeddings`")
     return PromptEmbedding(load_file(path))

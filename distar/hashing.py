@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from distar.errors import ModelFileError
@@ -32,6 +34,12 @@ def sha256_of(path: Path) -> str:
     """Hash a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(values: object, inputs: Iterable[Path]) -> str:
+    """Hash values that JSON can hold, and the content of files and of all files in folders."""
+    pins = {str(path): pin_folder(path) if path.is_dir() else sha256_of(path) for path in inputs}
+    return hashlib.sha256(json.dumps([values, pins], sort_keys=True).encode()).hexdigest()
 
 
 def pin_folder(folder: Path) -> dict[str, dict[str, str | int]]:

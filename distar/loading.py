@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from distar import paths
 from distar.diffusion.families import Family, TextEncoder
@@ -15,15 +17,17 @@ from distar.params import Params
 from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 
 def load_family(params: Params, device: torch.device) -> Family:
     """Load the reference's networks."""
-    return params.profile.reference.build(paths.REFERENCE, read_null(paths.NULL_EMBEDDING)).to(device)
+    return _placed(params.profile.reference.build(paths.REFERENCE, read_null(paths.NULL_EMBEDDING)), device)
 
 
 def load_text_encoder(params: Params, device: torch.device) -> TextEncoder:
     """Load the reference's text encoders."""
-    return params.profile.reference.build_text_encoder(paths.REFERENCE).to(device)
+    return _placed(params.profile.reference.build_text_encoder(paths.REFERENCE), device)
 
 
 def load_initial_generator(params: Params, family: Family) -> OneStepGenerator:
@@ -35,12 +39,24 @@ def load_initial_generator(params: Params, family: Family) -> OneStepGenerator:
 def load_generator(params: Params, family: Family, weights_dir: Path | None) -> OneStepGenerator:
     """Load a one-step generator's weights, or start one from the reference."""
     generator = params.profile.train.generator
-    return family.generator(generator.timestep, generator.noise_scale, weights_dir)
+    return _placed(family.generator(generator.timestep, generator.noise_scale, weights_dir), family.device)
 
 
 def load_rewards(params: Params, device: torch.device) -> dict[str, Reward]:
     """Load every reward of the profile."""
-    return {name: reward.build(paths.REWARDS / name).to(device) for name, reward in params.profile.rewards.items()}
+    return {
+        name: _placed(reward.build(paths.REWARDS / name), device) for name, reward in params.profile.rewards.items()
+    }
+
+
+def load_scorers(params: Params, device: torch.device) -> dict[str, Reward]:
+    """Load every reward of the profile to score with: the official package's code where asked for and there is one."""
+    if params.profile.evaluate.backend == "port":
+        return load_rewards(params, device)
+    return {
+        name: _placed(getattr(reward, "build_official", reward.build)(paths.REWARDS / name), device)
+        for name, reward in params.profile.rewards.items()
+    }
 
 
 def diversity_features(params: Params, rewards: dict[str, Reward]) -> CosineReward:
@@ -57,3 +73,15 @@ def diversity_features(params: Params, rewards: dict[str, Reward]) -> CosineRewa
             "name one of kind clip_score, pickscore or hpsv2"
         )
     return reward
+
+
+def _placed(module: ModuleT, device: torch.device) -> ModuleT:
+    """Move a module to a device, with its weights in memory of their own.
+
+    On a CPU they may lie in the mapped file, aligned as it happens, or not if there are several processes: the last
+    bits of products depend on that.
+    """
+    if device.type == "cpu":
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.clone()
+    return module.to(device)

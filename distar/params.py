@@ -147,6 +147,7 @@ def profile_files(profile: Profile) -> dict[Path, ModelFiles]:
         paths.REFERENCE: profile.reference.model_files,
         paths.INITIAL_GENERATOR: profile.initial_generator.model_files,
         **{paths.REWARDS / name: reward.model_files for name, reward in profile.rewards.items()},
+        paths.FID: profile.evaluate.fid.model_files if profile.evaluate.fid else {},
         **{paths.PROMPT_SOURCES / name: source.model_files for name, source in profile.prompts.sources.items()},
     }
     return {folder / part: files for folder, parts in components.items() for part, files in parts.items()}

@@ -1,5 +1,6 @@
 """Where each stage writes: the one place that names the pipeline's folders, beside dvc.yaml itself."""
 
+import os
 from pathlib import Path
 
 OUTPUTS = Path("outputs")
@@ -14,6 +15,7 @@ DROPPED_PROMPTS = PROMPTS / "dropped.csv"
 REFERENCE = OUTPUTS / "reference" / "pipeline"
 INITIAL_GENERATOR = OUTPUTS / "reference" / "initial_generator"
 REWARDS = OUTPUTS / "rewards"
+FID = OUTPUTS / "fid"
 
 EMBEDDINGS = OUTPUTS / "embeddings"
 TRAIN_EMBEDDINGS = EMBEDDINGS / "train"
@@ -36,3 +38,8 @@ SCORES = REPORTS / "scores.csv"
 
 RELEASE = OUTPUTS / "release"
 RECEIPT = OUTPUTS / "receipt.json"
+
+
+def work_root(task: str) -> Path:
+    """Where unfinished work of one kind is kept: `DISTAR_WORK_DIR`, or `.distar/TASK` in the project."""
+    return Path(os.environ.get("DISTAR_WORK_DIR", f".distar/{task}"))

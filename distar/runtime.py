@@ -17,7 +17,8 @@ def prepare_torch(params: RuntimeParams, precision: str = "no") -> Accelerator:
     diffusers_logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
     transformers_logging.disable_progress_bar()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
-    torch.set_num_threads(params.num_threads)
+    accelerator = Accelerator(mixed_precision=precision)
+    torch.set_num_threads(params.num_threads)  # after the accelerator, which sets it where several processes share CPUs
     torch.use_deterministic_algorithms(params.deterministic)
     torch.set_flush_denormal(params.flush_denormal)
-    return Accelerator(mixed_precision=precision)
+    return accelerator

@@ -43,7 +43,7 @@ def run_variant(revision: str, profile: str, variant: str, changes: dict[str, An
         "variant": variant,
         "seed": seed,
         **{f"reward_{name}": value["mean"] for name, value in generator["rewards"].items()},
-        **{name: value for name, value in generator.items() if name != "rewards"},
+        **{name: value for name, value in generator.items() if isinstance(value, float)},
         "win_rate_vs_initial": metrics["win_rate"]["vs_initial"]["mean"],
         "win_rate_vs_reference": metrics["win_rate"]["vs_reference"]["mean"],
     }

@@ -47,15 +47,15 @@ def show_results() -> None:
     """Attach metrics, sample grid and lineage to the flow run."""
     metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
     receipt = json.loads(Path("outputs/receipt.json").read_text(encoding="utf-8"))
-    systems = [name for name in metrics if name != "win_rate"]
+    systems = [name for name in metrics if name not in {"win_rate", "win_rates"}]
     rows = [
         {"figure": name, **{system: f"{metrics[system]['rewards'][name]['mean']:.4f}" for system in systems}}
         for name in metrics[systems[0]]["rewards"]
     ]
     rows += [
         {"figure": name, **{system: f"{metrics[system][name]:.4f}" for system in systems}}
-        for name in metrics[systems[0]]
-        if name != "rewards"
+        for name, value in metrics[systems[0]].items()
+        if isinstance(value, float)
     ]
     create_table_artifact(key="metrics", table=rows, description="Means on prompts that training never saw")
     picture = base64.b64encode(Path("reports/samples.png").read_bytes()).decode()

@@ -12,15 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import Accelerator
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from distar.diffusion.families import Family
 from distar.diffusion.prompt import EncodedPrompts
-from distar.evaluation.metrics import Estimate, pairwise_distance, picture_statistics
+from distar.evaluation.cost import DrawingCost
+from distar.evaluation.fid import FID, NUM_FEATURES
+from distar.evaluation.metrics import pairwise_distance, picture_statistics
 from distar.evaluation.params import EvaluateParams
-from distar.evaluation.sampling import Draw, Requests, draw_images
+from distar.evaluation.parts import in_parts, read_columns
+from distar.evaluation.protocols import estimate, estimate_by_label
+from distar.evaluation.sampling import Draw, Requests, draw_batch
 from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
 
@@ -28,85 +33,159 @@ _PICTURES, _SUMMARY = "pictures.parquet", "summary.json"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a system drew, how each picture scored, and the summary that `metrics.json` shows.
+class Evaluation:
+    """What every system is measured on, and with."""
 
-    Pictures are 8-bit, as they would be saved, and are scored as such.
+    params: EvaluateParams
+    seed: int
+    family: Family
+    prompts: tuple[str, ...]
+    encoded: EncodedPrompts
+    labels: tuple[str | None, ...]
+    scorers: dict[str, Reward]
+    features: CosineReward
+    fid: FID | None
+    accelerator: Accelerator
+
+    @property
+    def scored(self) -> list[str]:
+        """The scorers that look at every picture."""
+        return [*self.params.rewards, *([self.params.judge] if self.params.judge else [])]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files that hold what was measured: a row a picture, in the prompts' order."""
+
+    pictures: list[Path]
+    diversity: list[Path]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How each of a system's pictures scored, the summary that `metrics.json` shows, and where the pictures are.
+
+    Pictures are 8-bit, as they would be saved, and are scored as such. They stay on disk: those of a whole prompt set
+    do not fit into memory.
     """
 
-    prompts: tuple[str, ...]
-    images: UInt8[Tensor, "n 3 h w"]
+    files: list[Path]
     scores: dict[str, Float[Tensor, " n"]]
     summary: dict[str, object]
 
     def write(self, folder: Path) -> None:
         """Write pictures and scores as one parquet file, and the summary beside it."""
         folder.mkdir(parents=True)
-        columns = {"prompt": list(self.prompts), "png": [_png(image) for image in self.images]}
-        columns |= {name: values.tolist() for name, values in self.scores.items()}
-        pq.write_table(pa.table(columns), folder / _PICTURES)
+        with pq.ParquetWriter(folder / _PICTURES, pq.read_schema(self.files[0])) as writer:
+            for file in self.files:
+                writer.write_table(read_columns([file]))
         (folder / _SUMMARY).write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Measured:
         """Read what `write` wrote."""
-        columns = pq.read_table(folder / _PICTURES).to_pydict()
-        prompts, pngs = tuple(columns.pop("prompt")), columns.pop("png")
-        pictures = [np.array(Image.open(io.BytesIO(png)).convert("RGB")) for png in pngs]
+        files = [folder / _PICTURES]
+        columns = [name for name in pq.read_schema(files[0]).names if name.startswith("score_")]
         return cls(
-            prompts,
-            torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
-            {name: torch.tensor(values) for name, values in columns.items()},
+            files,
+            {name.removeprefix("score_"): _column(files, name) for name in columns},
             json.loads((folder / _SUMMARY).read_text(encoding="utf-8")),
         )
 
+    def pictures(self, indices: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:
+        """Read some of the pictures, counted in the prompts' order."""
+        pngs = read_columns(self.files, ["png"]).column("png").take(pa.array(indices)).to_pylist()
+        pictures = [np.array(Image.open(io.BytesIO(png)).convert("RGB")) for png in pngs]
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
 
 @torch.no_grad()
-def measure(
-    name: str,
-    draw: Draw,
-    family: Family,
-    rewards: dict[str, Reward],
-    features: CosineReward,
-    prompts: Sequence[str],
-    encoded: EncodedPrompts,
-    params: EvaluateParams,
-    seed: int,
-) -> Measured:
-    """Draw one picture of each prompt and several of a few; score the first, compare `features` of the others."""
-    shape, diversity = family.latent_shape, params.diversity
-    requests = Requests.make(prompts, encoded, 1, shape, seed, "evaluation")
-    images = draw_images(name, draw, family, requests, params.batch_size)
-    scores = {
-        reward: torch.cat(
-            [
-                rewards[reward](_unit(batch, family), requests.prompts[i : i + len(batch)]).cpu()
-                for i, batch in _batches(images, params.batch_size)
-            ]
-        )
-        for reward in [*params.rewards, *([params.judge] if params.judge else [])]
+def measure(name: str, draw: Draw, evaluation: Evaluation, work_dir: Path, cost: DrawingCost) -> Parts:
+    """Draw one picture of each prompt and several of a few; score the first, take `features` of the others.
+
+    Every process does its share and returns when all are done. What `work_dir` holds already is not done again.
+    """
+    params, family, seed = evaluation.params, evaluation.family, evaluation.seed
+    diversity, shape = params.diversity, family.latent_shape
+    single = Requests.make(evaluation.prompts, evaluation.encoded, 1, shape, seed, "evaluation")
+    few = evaluation.prompts[: diversity.num_prompts]
+    repeated = Requests.make(few, evaluation.encoded, diversity.num_images_per_prompt, shape, seed, "diversity")
+
+    def draw_part(requests: Requests) -> UInt8[Tensor, "b 3 h w"]:
+        with cost.of(len(requests)):
+            return draw_batch(draw, family, requests)
+
+    def pictures(part: slice) -> pa.Table:
+        return _picture_rows(draw_part(single[part]), single.prompts[part], evaluation)
+
+    def features(part: slice) -> pa.Table:
+        images = _unit(draw_part(repeated[part]), family)
+        return pa.table({"features": _vectors(evaluation.features.image_features(images))})
+
+    size, accelerator = params.batch_size, evaluation.accelerator
+    return Parts(
+        in_parts(f"measure {name}", work_dir / name / "pictures", len(single), size, accelerator, pictures),
+        in_parts(
+            f"measure {name}'s diversity", work_dir / name / "diversity", len(repeated), size, accelerator, features
+        ),
+    )
+
+
+def summarise(parts: Parts, evaluation: Evaluation) -> Measured:
+    """Average what was measured over the pictures, as the protocol does."""
+    params, labels = evaluation.params, evaluation.labels
+    scores = {name: _column(parts.pictures, f"score_{name}") for name in evaluation.scored}
+    summary: dict[str, object] = {
+        "rewards": {name: vars(estimate(params.protocol, scores[name], labels)) for name in params.rewards}
     }
-    few = prompts[: diversity.num_prompts]
-    repeated = Requests.make(few, encoded, diversity.num_images_per_prompt, shape, seed, "diversity")
-    several = draw_images(f"{name}, for diversity", draw, family, repeated, params.batch_size)
-    embedded = [features.image_features(_unit(batch, family)) for _, batch in _batches(several, params.batch_size)]
-    distances = pairwise_distance(torch.cat(embedded), diversity.num_images_per_prompt)
-    return Measured(requests.prompts, images, scores, _summary(images, scores, distances, params))
-
-
-def _summary(images: Tensor, scores: dict[str, Tensor], distances: Tensor, params: EvaluateParams) -> dict[str, object]:
-    summary: dict[str, object] = {"rewards": {name: vars(Estimate.of(scores[name])) for name in params.rewards}}
+    by_label = {name: estimate_by_label(scores[name], labels) for name in params.rewards}
+    if any(labels):
+        summary["by_label"] = {
+            label: {name: vars(by_label[name][label]) for name in params.rewards}
+            for label in by_label[params.rewards[0]]
+        }
     if params.judge:
-        summary["judge_accuracy"] = scores[params.judge].double().mean().item()
-    summary["diversity"] = distances.double().mean().item()
-    statistics = [picture_statistics(batch.float() / 255) for _, batch in _batches(images, params.batch_size)]
-    for name in statistics[0]:
-        summary[name] = torch.cat([part[name] for part in statistics]).double().mean().item()
-    return summary
+        summary["judge_accuracy"] = _mean(scores[params.judge])
+    distances = pairwise_distance(_matrix(parts.diversity, "features"), params.diversity.num_images_per_prompt)
+    summary["diversity"] = _mean(distances)
+    names = [name for name in pq.read_schema(parts.pictures[0]).names if name.startswith("statistic_")]
+    summary |= {name.removeprefix("statistic_"): _mean(_column(parts.pictures, name)) for name in names}
+    if evaluation.fid:
+        inception = _matrix(parts.pictures, "inception")
+        summary["fid"] = {
+            "distance": evaluation.fid.distance(inception),
+            "num_images": len(inception),
+            "biased": len(inception) < NUM_FEATURES,
+        }
+    return Measured(parts.pictures, scores, summary)
 
 
-def _batches(images: Tensor, size: int) -> list[tuple[int, Tensor]]:
-    return [(start, images[start : start + size]) for start in range(0, len(images), size)]
+def _picture_rows(images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str], evaluation: Evaluation) -> pa.Table:
+    unit = _unit(images, evaluation.family)
+    columns: dict[str, object] = {"prompt": list(prompts), "png": [_png(image) for image in images]}
+    columns |= {f"score_{name}": evaluation.scorers[name](unit, prompts).cpu().numpy() for name in evaluation.scored}
+    statistics = picture_statistics(images.float() / 255)
+    columns |= {f"statistic_{name}": values.numpy() for name, values in statistics.items()}
+    if evaluation.fid:
+        columns["inception"] = _vectors(evaluation.fid.features(images))
+    return pa.table(columns)
+
+
+def _vectors(matrix: Float[Tensor, "n d"]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.cpu().numpy().ravel()), matrix.shape[1])
+
+
+def _matrix(files: Sequence[Path], column: str) -> Float[Tensor, "n d"]:
+    chunks = read_columns(files, [column]).column(column).chunks
+    return torch.cat([torch.tensor(chunk.flatten().to_numpy()).unflatten(0, (len(chunk), -1)) for chunk in chunks])
+
+
+def _column(files: Sequence[Path], column: str) -> Float[Tensor, " n"]:
+    return torch.tensor(read_columns(files, [column]).column(column).to_numpy())
+
+
+def _mean(values: Tensor) -> float:
+    return values.double().mean().item()
 
 
 def _unit(images: UInt8[Tensor, "b 3 h w"], family: Family) -> Float[Tensor, "b 3 h w"]:

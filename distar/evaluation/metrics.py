@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,16 +48,24 @@ def pairwise_distance(features: Float[Tensor, "n d"], group_size: int) -> Float[
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its standard error."""
+    """A mean with its standard error; one value alone has none."""
 
     mean: float
-    sem: float
+    sem: float | None
 
     @classmethod
     def of(cls, values: Float[Tensor, " n"]) -> Estimate:
         """Estimate the mean of independent values."""
         exact = values.double()
-        return cls(exact.mean().item(), (exact.std() / math.sqrt(len(exact))).item())
+        sem = (exact.std() / math.sqrt(len(exact))).item() if len(exact) > 1 else None
+        return cls(exact.mean().item(), sem)
+
+    @classmethod
+    def of_groups(cls, groups: Sequence[Estimate]) -> Estimate:
+        """Estimate the mean of independent groups' means, each group with the same weight."""
+        mean = sum(group.mean for group in groups) / len(groups)
+        errors = [group.sem for group in groups if group.sem is not None]
+        return cls(mean, math.hypot(*errors) / len(groups) if len(errors) == len(groups) else None)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from distar.evaluation.published import Comparison
+
 _THUMBNAIL = 128
 _SYSTEM_COLOURS = {"reference": "#7d8597", "initial": "#d4a017", "generator": "#1f7a5c"}
 
@@ -48,6 +50,7 @@ class Report:
     pictures: list[SystemPictures]
     metrics: dict
     compare_by: str
+    published: list[Comparison]
     updates_path: Path
     probes_path: Path
     lineage: Lineage
@@ -69,6 +72,8 @@ def write_page(report: Report, path: Path) -> None:
         ),
         table=_metrics_table(report),
         win_rate=report.metrics["win_rate"],
+        win_rates=report.metrics["win_rates"],
+        published=report.published,
         curves=_curves(report),
         parameters=json.dumps(report.lineage.parameters, indent=2, ensure_ascii=False),
     )
@@ -94,17 +99,34 @@ def write_grid(report: Report, path: Path) -> None:
 def _metrics_table(report: Report) -> dict[str, list[str]]:
     """Lay the metrics out: a line for each figure, a cell for each system."""
     systems = [report.metrics[system.key] for system in report.pictures]
-    lines: dict[str, list[str]] = {}
-    for name in systems[0]["rewards"]:
-        cells = [f"{s['rewards'][name]['mean']:.3f} ± {s['rewards'][name]['sem']:.3f}" for s in systems]
-        lines[f"reward: {name}"] = cells
-    for name in (key for key in systems[0] if key != "rewards"):
+    lines = {f"reward: {name}": [_estimate(s["rewards"][name]) for s in systems] for name in systems[0]["rewards"]}
+    for label, rewards in systems[0].get("by_label", {}).items():
+        for name in rewards:
+            lines[f"reward: {name}, {label}"] = [_estimate(s["by_label"][label][name]) for s in systems]
+    for name in (key for key, value in systems[0].items() if isinstance(value, float)):
         lines[name.replace("_", " ")] = [f"{s[name]:.3f}" if s[name] >= 0.01 else f"{s[name]:.2e}" for s in systems]
+    if "fid" in systems[0]:
+        fid = systems[0]["fid"]
+        biased = ", too high: fewer pictures than the features have dimensions" if fid["biased"] else ""
+        lines[f"FID ({fid['num_images']} pictures{biased})"] = [f"{s['fid']['distance']:.2f}" for s in systems]
     return lines
 
 
+def _estimate(estimate: dict[str, float | None]) -> str:
+    error = "" if estimate["sem"] is None else f" ± {estimate['sem']:.3f}"
+    return f"{estimate['mean']:.3f}{error}"
+
+
+def _reference_level(report: Report, name: str) -> float | None:
+    """Return what the reference reaches on the evaluation's prompts in a figure that the probes see too."""
+    reference = report.metrics["reference"]
+    if name.startswith("reward_"):
+        return reference["rewards"].get(name.removeprefix("reward_"), {}).get("mean")
+    return reference[name]
+
+
 def _curves(report: Report) -> str:
-    """Plot the rewards, diversity and saturation that the probes saw, as inline SVG."""
+    """Plot the rewards, diversity and saturation that the probes saw, as inline SVG; dashed, the reference's level."""
     with report.probes_path.open() as file:
         rows = list(csv.DictReader(file))
     if not rows:
@@ -116,6 +138,9 @@ def _curves(report: Report) -> str:
         figure = Figure(figsize=(3.1 * len(names), 2.5), layout="constrained")
         for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
             axes.plot(iterations, [float(row[name]) for row in rows], color=_SYSTEM_COLOURS["generator"])
+            level = _reference_level(report, name)
+            if level is not None:
+                axes.axhline(level, color=_SYSTEM_COLOURS["reference"], linestyle="--", linewidth=1)
             axes.set_title(name.replace("_", " "))
             axes.set_xlabel("iteration")
             axes.spines["right"].set_visible(False)

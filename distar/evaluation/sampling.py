@@ -57,18 +57,28 @@ class Requests:
         repeated = tuple(prompt for prompt in prompts for _ in range(images_per_prompt))
         return cls(repeated, encoded, rows, torch.randn(len(rows), *latent_shape, generator=draws(seed, purpose)))
 
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, part: slice) -> Requests:
+        return Requests(self.prompts[part], self.encoded, self.rows[part], self.noise[part])
+
 
 @torch.no_grad()
+def draw_batch(draw: Draw, family: Family, requests: Requests) -> UInt8[Tensor, "b 3 height width"]:
+    """Draw the requested pictures at once; 8-bit, as they would be saved."""
+    embedding = requests.encoded[requests.rows].to(family.device, torch.float32)
+    images = family.decode(draw(requests.noise.to(family.device), embedding))
+    return (images * 255).round().to(torch.uint8).cpu()
+
+
 def draw_images(
     name: str, draw: Draw, family: Family, requests: Requests, batch_size: int
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """Draw the requested pictures in batches; 8-bit, as they would be saved."""
+    """Draw the requested pictures in batches."""
     pictures = []
-    with track(f"draw with {name}", len(requests.prompts)) as progress:
-        for start in range(0, len(requests.prompts), batch_size):
-            part = slice(start, start + batch_size)
-            embedding = requests.encoded[requests.rows[part]].to(family.device, torch.float32)
-            images = family.decode(draw(requests.noise[part].to(family.device), embedding))
-            pictures.append((images * 255).round().to(torch.uint8).cpu())
-            progress.advance(len(images))
+    with track(f"draw with {name}", len(requests)) as progress:
+        for start in range(0, len(requests), batch_size):
+            pictures.append(draw_batch(draw, family, requests[start : start + batch_size]))
+            progress.advance(len(pictures[-1]))
     return torch.cat(pictures)

@@ -25,10 +25,15 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "dvc")
 
 @contextmanager
 def recorded(stage: str) -> Iterator[dict[str, object]]:
-    """Write the record of a stage when its body ends well; the body may add to the yielded dictionary."""
+    """Write the record of a stage when its body ends well; the body may add to the yielded dictionary.
+
+    Of several processes of one stage, the first alone writes.
+    """
     started, clock = datetime.now(UTC), time.monotonic()
     extra: dict[str, object] = {}
     yield extra
+    if os.environ.get("RANK", "0") != "0":
+        return
     record = {
         "stage": stage,
         "started": started.isoformat(timespec="seconds"),

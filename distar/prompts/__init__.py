@@ -8,6 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+HPSV2_STYLES = ("anime", "concept-art", "paintings", "photo")
+"""The labels of the HPSv2 benchmark's prompts."""
+
 
 def write_prompts(path: Path, prompts: Sequence[str], labels: Sequence[str | None]) -> None:
     """Write prompts as parquet: `prompt`, and `label` (a style or a category; null where there is none)."""

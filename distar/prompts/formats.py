@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distar.errors import PromptError
-from distar.prompts.params import HPSV2_STYLES, PromptSourceParams
+from distar.prompts import HPSV2_STYLES
+from distar.prompts.params import PromptSourceParams
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from distar.model_files import ModelFiles
+from distar.prompts import HPSV2_STYLES
 
 WATCHED_FOLDERS = ("prompts", "models/tiny/prompts")
-HPSV2_STYLES = ("anime", "concept-art", "paintings", "photo")
 
 PromptFormat = Literal["text", "jsonl", "csv", "parquet", "hpsv2", "parti", "coco", "pickle_list"]
 

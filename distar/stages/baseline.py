@@ -4,33 +4,36 @@ from __future__ import annotations
 
 from distar import paths
 from distar.atomic import written_whole
-from distar.embeddings import Embeddings
-from distar.evaluation.measuring import measure
+from distar.evaluating import evaluation_fingerprint, load_evaluation
+from distar.evaluation.cost import DrawingCost
+from distar.evaluation.measuring import measure, summarise
+from distar.evaluation.parts import work_directory
 from distar.evaluation.sampling import many_steps, one_step
 from distar.lineage.record import recorded
-from distar.loading import diversity_features, load_family, load_initial_generator, load_rewards
+from distar.loading import load_initial_generator
 from distar.params import load_params
-from distar.prompts import load_prompts
 from distar.runtime import prepare_torch
 
 
 def run() -> None:
-    """Draw and score with the reference in many steps and with the initial generator in one."""
+    """Draw and score with the reference in many steps and with the initial generator in one; goes on where killed."""
     params = load_params()
-    settings = params.profile.evaluate
+    sampling = params.profile.evaluate.reference
     with recorded("baseline") as record:
         accelerator = prepare_torch(params.profile.runtime)
-        family = load_family(params, accelerator.device)
-        rewards = load_rewards(params, accelerator.device)
-        features = diversity_features(params, rewards)
-        prompts, encoded = load_prompts(paths.EVALUATION_PROMPTS), Embeddings(paths.EVALUATION_EMBEDDINGS)
-        sampling = settings.reference
+        evaluation = load_evaluation(params, accelerator)
+        family = evaluation.family
         systems = {
             "initial": one_step(load_initial_generator(params, family)),
             "reference": many_steps(family.reference(), sampling.num_steps, sampling.guidance_scale),
         }
-        with written_whole(paths.BASELINE) as folder:
-            for name, draw in systems.items():
-                measured = measure(name, draw, family, rewards, features, prompts, encoded, settings, params.seed)
-                measured.write(folder / name)
+        costs = {name: DrawingCost(accelerator.device) for name in systems}
+        fingerprint = evaluation_fingerprint(params, accelerator.device, [])
+        with work_directory(fingerprint, accelerator) as work_dir:
+            parts = {name: measure(name, draw, evaluation, work_dir, costs[name]) for name, draw in systems.items()}
+            if accelerator.is_main_process:
+                with written_whole(paths.BASELINE) as folder:
+                    for name in systems:
+                        summarise(parts[name], evaluation).write(folder / name)
         record["device"] = str(accelerator.device)
+        record["drawing"] = {name: cost.figures() for name, cost in costs.items()}

@@ -5,54 +5,77 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 from distar import paths
 from distar.atomic import written_whole
-from distar.embeddings import Embeddings
-from distar.evaluation.measuring import Measured, measure
+from distar.evaluating import evaluation_fingerprint, load_evaluation
+from distar.evaluation.cost import DrawingCost
+from distar.evaluation.measuring import Evaluation, Measured, measure, summarise
 from distar.evaluation.metrics import WinRate
+from distar.evaluation.parts import work_directory
+from distar.evaluation.published import Comparison, Ours, compare_with_published
 from distar.evaluation.report import Lineage, Report, SystemPictures, write_grid, write_page
 from distar.evaluation.sampling import one_step
 from distar.hashing import sha256_of
 from distar.lineage.record import LOCK_PATH, recorded
-from distar.loading import diversity_features, load_family, load_generator, load_rewards
+from distar.loading import load_generator
 from distar.params import Params, load_params
-from distar.prompts import load_prompts
+from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
 
 CANDIDATE, BASELINES = "generator", ("initial", "reference")
 
 
 def run() -> None:
-    """Draw, score, compare, and write metrics, scores and the report."""
+    """Draw, score, compare, and write metrics, scores and the report; goes on where it was killed."""
     params = load_params()
-    settings = params.profile.evaluate
     with recorded("evaluate") as record:
         accelerator = prepare_torch(params.profile.runtime)
-        family = load_family(params, accelerator.device)
-        rewards = load_rewards(params, accelerator.device)
-        features = diversity_features(params, rewards)
-        prompts, encoded = load_prompts(paths.EVALUATION_PROMPTS), Embeddings(paths.EVALUATION_EMBEDDINGS)
-        draw = one_step(load_generator(params, family, paths.GENERATOR_WEIGHTS))
-        candidate = measure(CANDIDATE, draw, family, rewards, features, prompts, encoded, settings, params.seed)
-        systems = {CANDIDATE: candidate} | {name: Measured.read(paths.BASELINE / name) for name in BASELINES}
-        compared = {name: measured.scores[settings.compare_by] for name, measured in systems.items()}
-        metrics: dict[str, object] = {name: measured.summary for name, measured in systems.items()}
-        metrics["win_rate"] = {
-            f"vs_{name}": vars(WinRate.of(compared[CANDIDATE], compared[name])) for name in BASELINES
-        }
-        with written_whole(paths.REPORTS) as folder:
-            folder.mkdir()
-            report = _report(params, systems, metrics)
-            write_page(report, folder / paths.REPORT_PAGE.name)
-            write_grid(report, folder / paths.SAMPLE_GRID.name)
-            _write_scores(systems, folder / paths.SCORES.name)
-        with written_whole(paths.METRICS) as path:
-            path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        evaluation = load_evaluation(params, accelerator)
+        draw = one_step(load_generator(params, evaluation.family, paths.GENERATOR_WEIGHTS))
+        cost = DrawingCost(accelerator.device)
+        fingerprint = evaluation_fingerprint(params, accelerator.device, [paths.GENERATOR_WEIGHTS])
+        with work_directory(fingerprint, accelerator) as work_dir:
+            parts = measure(CANDIDATE, draw, evaluation, work_dir, cost)
+            if accelerator.is_main_process:
+                _write(params, evaluation, summarise(parts, evaluation))
         record["device"] = str(accelerator.device)
+        record["drawing"] = {CANDIDATE: cost.figures()}
 
 
-def _report(params: Params, systems: dict[str, Measured], metrics: dict[str, object]) -> Report:
+def _write(params: Params, evaluation: Evaluation, candidate: Measured) -> None:
+    """Compare with the baseline and write everything that there is to look at."""
+    systems = {CANDIDATE: candidate} | {name: Measured.read(paths.BASELINE / name) for name in BASELINES}
+    metrics = _metrics(evaluation, systems)
+    with written_whole(paths.REPORTS) as folder:
+        folder.mkdir()
+        report = _report(params, evaluation, systems, metrics)
+        write_page(report, folder / paths.REPORT_PAGE.name)
+        write_grid(report, folder / paths.SAMPLE_GRID.name)
+        _write_scores(evaluation, systems, folder / paths.SCORES.name)
+    with written_whole(paths.METRICS) as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+def _metrics(evaluation: Evaluation, systems: dict[str, Measured]) -> dict[str, Any]:
+    """Gather the summaries, and the generator's win rates: by every reward, and by the one to compare by."""
+    scores = {name: measured.scores for name, measured in systems.items()}
+    win_rates = {
+        f"vs_{baseline}": {
+            reward: vars(WinRate.of(scores[CANDIDATE][reward], scores[baseline][reward]))
+            for reward in evaluation.params.rewards
+        }
+        for baseline in BASELINES
+    }
+    return {
+        **{name: measured.summary for name, measured in systems.items()},
+        "win_rate": {name: rates[evaluation.params.compare_by] for name, rates in win_rates.items()},
+        "win_rates": win_rates,
+    }
+
+
+def _report(params: Params, evaluation: Evaluation, systems: dict[str, Measured], metrics: dict[str, Any]) -> Report:
     settings = params.profile.evaluate
     steps, scale = settings.reference.num_steps, settings.reference.guidance_scale
     titles = {
@@ -60,23 +83,48 @@ def _report(params: Params, systems: dict[str, Measured], metrics: dict[str, obj
         "initial": "initial generator, one step",
         CANDIDATE: "DI* generator, one step",
     }
-    prompts = systems[CANDIDATE].prompts
+    prompts = evaluation.prompts
     count = min(settings.num_grid_prompts, len(prompts))
     shown = [i * len(prompts) // count for i in range(count)]
     return Report(
         profile=params.root.profile,
         notice=params.profile.package.notice,
         prompts=[prompts[i] for i in shown],
-        pictures=[SystemPictures(name, title, systems[name].images[shown]) for name, title in titles.items()],
+        pictures=[SystemPictures(name, title, systems[name].pictures(shown)) for name, title in titles.items()],
         metrics=metrics,
         compare_by=settings.compare_by,
+        published=published_beside(
+            params, evaluation, {title: systems[name].summary for name, title in titles.items()}
+        ),
         updates_path=paths.UPDATES_LOG,
         probes_path=paths.PROBES_LOG,
         lineage=_lineage(params),
     )
 
 
-def _write_scores(systems: dict[str, Measured], path: Path) -> None:
+def published_beside(
+    params: Params, evaluation: Evaluation, summaries: dict[str, dict[str, object]]
+) -> list[Comparison]:
+    """Set our figures beside the paper's, which gives PickScore as its cosine and HPSv2 in hundredths."""
+
+    def factor(name: str) -> float:
+        scorer = evaluation.scorers[name]
+        match params.profile.rewards[name].kind:
+            case "pickscore" if isinstance(scorer, ClipReward):
+                return 1 / scorer.scale
+            case "hpsv2":
+                return 100.0
+            case _:
+                return 1.0
+
+    rewards = {
+        name: Ours(params.profile.rewards[name].model_dump(), factor(name)) for name in params.profile.evaluate.rewards
+    }
+    protocol, family = params.profile.evaluate.protocol, params.profile.reference.family
+    return compare_with_published(protocol, family, len(evaluation.prompts), rewards, summaries)
+
+
+def _write_scores(evaluation: Evaluation, systems: dict[str, Measured], path: Path) -> None:
     """Write every system's score of every prompt, so that pairs can be compared later."""
     columns = {
         f"{system}_{name}": values.tolist()
@@ -85,8 +133,8 @@ def _write_scores(systems: dict[str, Measured], path: Path) -> None:
     }
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["prompt", *columns])
-        writer.writerows(zip(systems[CANDIDATE].prompts, *columns.values(), strict=True))
+        writer.writerow(["prompt", "label", *columns])
+        writer.writerows(zip(evaluation.prompts, evaluation.labels, *columns.values(), strict=True))
 
 
 def _lineage(params: Params) -> Lineage:

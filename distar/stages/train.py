@@ -5,10 +5,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import os
 import signal
 import sys
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -62,7 +60,7 @@ def _train(params: Params, family: Family, initial: OneStepGenerator, accelerato
         accelerator,
     )
     fingerprint = run_fingerprint(params)
-    with WorkDirectory(work_root() / fingerprint[:16], fingerprint) as work_dir:
+    with WorkDirectory(paths.work_root("train") / fingerprint[:16], fingerprint) as work_dir:
         return training.run(work_dir)
 
 
@@ -78,11 +76,6 @@ def run_fingerprint(params: Params) -> str:
     }
     text = json.dumps({"seed": params.seed, "params": relevant, "inputs": inputs}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def work_root() -> Path:
-    """Where checkpoints are kept: `DISTAR_WORK_DIR`, or `.distar/train` in the project."""
-    return Path(os.environ.get("DISTAR_WORK_DIR", ".distar/train"))
 
 
 def _end_with_parent() -> None:

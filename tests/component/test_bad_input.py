@@ -132,10 +132,10 @@ def test_second_trainer_is_refused(project: Path, capsys: pytest.CaptureFixture[
     for stage in ("prompts", "reference", "rewards", "embeddings"):
         assert main([stage]) == 0
     from distar.params import load_params
-    from distar.stages.train import run_fingerprint, work_root
+    from distar.stages.train import run_fingerprint
 
     fingerprint = run_fingerprint(load_params())
-    with WorkDirectory(work_root() / fingerprint[:16], fingerprint):
+    with WorkDirectory(paths.work_root("train") / fingerprint[:16], fingerprint):
         assert main(["train"]) == 1
     message = capsys.readouterr().err
     assert f"is held by process {os.getpid()}" in message

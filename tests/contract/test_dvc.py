@@ -88,6 +88,8 @@ def test_parameters_and_files_exist(stage: str) -> None:
 
 def test_local_prompt_files_lie_where_dvc_watches() -> None:
     assert set(WATCHED_FOLDERS) <= set(DVC["stages"]["prompts"]["deps"])
+
+
 def test_where_files_come_from_re_runs_no_stage() -> None:
     """The mirror changes no result: what comes is checked against the pins wherever it was."""
     parameters = [entry for stage in DVC["stages"].values() for entry in stage["params"] if isinstance(entry, str)]
