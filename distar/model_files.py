@@ -8,8 +8,10 @@ from typing import NamedTuple
 class ModelFiles(NamedTuple):
     """A source (`file://`, `hf://`, `s3://`: a folder, or one file) and the files of it that are needed.
 
-    `patterns` are shell patterns of paths below the source's folder; `*` matches `/` too.
+    `patterns` are shell patterns of paths below the source's folder, each of which some file must match; `*` matches
+    `/` too. Files that match `optional` are taken where there are any.
     """
 
     source: str
     patterns: tuple[str, ...] = ("*",)
+    optional: tuple[str, ...] = ()

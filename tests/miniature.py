@@ -90,7 +90,7 @@ def pin_sources(folder: Path) -> None:
     profile = YAML(typ="safe").load(folder / "profiles" / "mini.yaml")
     sources = [profile["reference"], profile["initial_generator"], *profile["rewards"].values()]
     pins = {}
-    for source in (entry["source"] for entry in sources):
+    for source in (entry["source"] for entry in sources if entry.get("source", "").startswith("file://")):
         path = folder / source.removeprefix("file://")
         pins[source] = pin_folder(path) if path.is_dir() else {path.name: pin_file(path)}
     (folder / "profiles" / "mini.lock.json").write_text(json.dumps(pins))

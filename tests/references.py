@@ -81,7 +81,7 @@ def save_sdxl(folder: Path) -> None:
     StableDiffusionXLPipeline(**components, force_zeros_for_empty_prompt=True).save_pretrained(folder, variant="fp16")
 
 
-def save_pixart(folder: Path) -> None:
+def save_pixart(folder: Path, pipeline_class: type[DiffusionPipeline] = PixArtAlphaPipeline) -> None:
     transformer = PixArtTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -102,14 +102,14 @@ def save_pixart(folder: Path) -> None:
     encoder = T5EncoderModel(
         T5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     )
-    pipeline = PixArtAlphaPipeline(
-        tokenizer=tokenizer,
-        text_encoder=encoder,
-        vae=make_autoencoder(),
-        transformer=transformer,
-        scheduler=DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear"),
-    )
-    pipeline.save_pretrained(folder)
+    components: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "text_encoder": encoder,
+        "vae": make_autoencoder(),
+        "transformer": transformer,
+        "scheduler": DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear"),
+    }
+    pipeline_class(**components).save_pretrained(folder)
     (folder / "tokenizer" / "tokenizer.json").unlink()  # not in the hub's repository
 
 

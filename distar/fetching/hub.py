@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from distar.errors import ModelFileError
 from distar.fetching.source import FileMissingError, Known, Pin, Reading, TemporaryError, below, possible_places
@@ -20,6 +21,7 @@ from distar.hashing import sha256_of
 _SOURCE = re.compile(
     r"hf://(?P<kind>datasets/)?(?P<repository>[^/@]+/[^/@]+)@(?P<revision>[0-9a-f]{40})(?:/(?P<root>.*[^/]))?/?"
 )
+_MOVING_SOURCE = re.compile(r"hf://(?P<kind>datasets/)?(?P<repository>[^/@]+/[^/@]+)@(?P<name>[^/@]+)(?P<path>/.*)?")
 _SECONDS_OF_SILENCE = 30.0
 
 
@@ -44,18 +46,21 @@ class HubRepository:
 
     def files(self, patterns: tuple[str, ...]) -> dict[str, Known]:
         """Return the files that match, with the sha256 of those that the hub keeps as large files."""
+        paths = {}
+        for file in self.info().siblings or ():
+            if file.size is None:
+                raise ModelFileError(f"{self.url}: the hub tells no sizes of files; set HF_ENDPOINT to one that does")
+            paths[file.rfilename] = Known(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None)
+        return below(self.root, paths, patterns, self.url)
+
+    def info(self) -> Any:
+        """Return what the hub tells of the repository at the revision."""
         from huggingface_hub import HfApi
 
         self._refuse_offline("its list of files")
         ask = HfApi().dataset_info if self.kind == "dataset" else HfApi().model_info
         with self._errors_told(self.url):
-            info = ask(self.repository, revision=self.revision, files_metadata=True, timeout=_SECONDS_OF_SILENCE)
-        paths = {}
-        for file in info.siblings or ():
-            if file.size is None:
-                raise ModelFileError(f"{self.url}: the hub tells no sizes of files; set HF_ENDPOINT to one that does")
-            paths[file.rfilename] = Known(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None)
-        return below(self.root, paths, patterns, self.url)
+            return ask(self.repository, revision=self.revision, files_metadata=True, timeout=_SECONDS_OF_SILENCE)
 
     def places(self, name: str) -> list[str]:
         """Return where the file may lie."""
@@ -142,6 +147,21 @@ class HubRepository:
                 f"{shown_as}: {ENDPOINT} cannot be reached ({type(error).__name__}: {error}); check the network and "
                 "HF_ENDPOINT, and run again"
             ) from error
+
+
+def source_at_revision(text: str) -> str | None:
+    """Rewrite a source that names a branch or a tag to the revision at which it stands; None if it names none.
+
+    Raises:
+        ModelFileError: the hub refuses, or has no such branch or tag.
+        TemporaryError: it cannot be reached for now.
+    """
+    match = _MOVING_SOURCE.fullmatch(text)
+    if match is None:
+        return None
+    kind = match["kind"] or ""
+    info = HubRepository(text, "dataset" if kind else "model", match["repository"], match["name"], "").info()
+    return f"hf://{kind}{match['repository']}@{info.sha}{match['path'] or ''}"
 
 
 def _told(error: Exception, shown_as: str, page: str) -> Exception:

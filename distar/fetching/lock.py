@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from distar.atomic import written_whole
 from distar.errors import ModelFileError
 from distar.fetching.downloads import digest, with_retries
+from distar.fetching.hub import source_at_revision
 from distar.fetching.parallel import Work, in_parallel
 from distar.fetching.source import Known, Pin, Source, matches
 from distar.fetching.sources import open_source
@@ -48,18 +49,17 @@ def pins_of(files: ModelFiles, pins: Pins) -> dict[str, Pin]:
     """Return the pins of the files that a component needs.
 
     Raises:
-        ModelFileError: there are none.
+        ModelFileError: they are not all pinned.
     """
     if files.source not in pins:
         raise ModelFileError(
             f"{files.source} is not pinned (run `distar models lock`); the lock file has {', '.join(pins) or 'nothing'}"
         )
-    found = {name: pin for name, pin in pins[files.source].items() if matches(name, files.patterns)}
-    if not found:
-        raise ModelFileError(
-            f"{files.source}: no pinned file matches {', '.join(files.patterns)}; run `distar models lock`"
-        )
-    return found
+    pinned = pins[files.source]
+    lacking = _lacking(files, pinned)
+    if lacking:
+        raise ModelFileError(f"{files.source}: no pinned file matches {', '.join(lacking)}; run `distar models lock`")
+    return {name: pin for name, pin in pinned.items() if matches(name, files.patterns + files.optional)}
 
 
 def lock_sources(needed: Iterable[ModelFiles], pins: Pins, update: bool) -> Pins:
@@ -69,10 +69,13 @@ def lock_sources(needed: Iterable[ModelFiles], pins: Pins, update: bool) -> Pins
         ModelFileError: a source is unknown, refuses or has none of the files, or a pin would change.
         StorageError: the disk is full, or a store cannot be reached.
     """
-    patterns: dict[str, tuple[str, ...]] = {}
+    together: dict[str, ModelFiles] = {}
     for files in needed:
-        patterns[files.source] = (*patterns.get(files.source, ()), *files.patterns)
-    new = {source: _pin(open_source(source), patterns[source]) for source in patterns}
+        before = together.get(files.source, ModelFiles(files.source, ()))
+        together[files.source] = ModelFiles(
+            files.source, before.patterns + files.patterns, before.optional + files.optional
+        )
+    new = {source: _pin(_open(source), files) for source, files in together.items()}
     changes = [
         f"{source}/{name}: {old['sha256']} ({old['bytes']} bytes) -> {files[name]['sha256']} ({files[name]['bytes']})"
         for source, files in new.items()
@@ -87,10 +90,24 @@ def lock_sources(needed: Iterable[ModelFiles], pins: Pins, update: bool) -> Pins
     return new
 
 
-def _pin(source: Source, patterns: tuple[str, ...]) -> dict[str, Pin]:
-    known = with_retries(lambda: source.files(patterns))
-    if not known:
-        raise ModelFileError(f"{source.url}: no file there matches {', '.join(patterns)}")
+def _open(text: str) -> Source:
+    """Open a source; one that names a branch or a tag is refused with the revision that it stands at."""
+    try:
+        return open_source(text)
+    except ModelFileError:
+        at_revision = with_retries(lambda: source_at_revision(text))
+        if at_revision is None:
+            raise
+        raise ModelFileError(
+            f"{text} names a branch or a tag, which moves; write the revision where it stands today: {at_revision}"
+        ) from None
+
+
+def _pin(source: Source, files: ModelFiles) -> dict[str, Pin]:
+    known = with_retries(lambda: source.files(files.patterns + files.optional))
+    lacking = _lacking(files, known)
+    if lacking:
+        raise ModelFileError(f"{source.url}: no file there matches {', '.join(lacking)}; check the source")
 
     def hashed(file: Known, work: Work) -> str:
         return file.sha256 or digest(source, file, work)
@@ -101,3 +118,7 @@ def _pin(source: Source, patterns: tuple[str, ...]) -> dict[str, Pin]:
         name: {"sha256": sha256, "bytes": file.num_bytes}
         for (name, file), sha256 in zip(known.items(), hashes, strict=True)
     }
+
+
+def _lacking(files: ModelFiles, names: Collection[str]) -> list[str]:
+    return [pattern for pattern in files.patterns if not any(matches(name, (pattern,)) for name in names)]

@@ -39,7 +39,7 @@ class HPSv2(BaseModel):
     @property
     def model_files(self) -> dict[str, ModelFiles]:
         """Which files of which source the reward needs, by subfolder."""
-        return {"": ModelFiles(self.source, (WEIGHTS[self.version], CONFIG))}
+        return {"": ModelFiles(self.source, (WEIGHTS[self.version],), optional=(CONFIG,))}
 
     def build(self, folder: Path) -> HPSReward:
         """Load the reward from a folder with its version's weights, and `open_clip_config.json` if not a ViT-H/14.

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from distar.model_files import ModelFiles
-from distar.rewards.clip import IMAGE_FILES, TEXT_FILES, ClipReward
+from distar.rewards.clip import IMAGE_FILES, TEXT_FILES, TOKENIZER_FILES, ClipReward
 
 
 class PickScore(BaseModel):
@@ -22,7 +22,7 @@ class PickScore(BaseModel):
     @property
     def model_files(self) -> dict[str, ModelFiles]:
         """Which files of which source the reward needs, by subfolder."""
-        return {"": ModelFiles(self.source, IMAGE_FILES + TEXT_FILES)}
+        return {"": ModelFiles(self.source, IMAGE_FILES + TEXT_FILES, TOKENIZER_FILES)}
 
     def build(self, folder: Path) -> ClipReward:
         """Load the reward from a folder in the hub's layout."""

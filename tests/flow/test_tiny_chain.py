@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from distar.__main__ import main
+from distar.__main__ import STAGES, main
 from tests.miniature import REPOSITORY, edit, run_dvc
 
 
@@ -61,7 +61,7 @@ def test_chain_leaves_what_it_promises(copies: tuple[Path, Path]) -> None:
     assert "simulated" in (folder / "reports" / "index.html").read_text()
     assert "simulated" in (folder / "outputs" / "release" / "README.md").read_text()
     records = {path.stem: json.loads(path.read_text()) for path in (folder / "runs").glob("*.json")}
-    assert {"prompts", "reference", "rewards", "baseline", "train", "evaluate", "package", "publish"} == set(records)
+    assert set(records) == set(STAGES)
     assert all(record["seconds"] >= 0 for record in records.values())
 
 

@@ -88,7 +88,7 @@ def serving() -> Iterator[Hub]:
         def found(self, repository: str, revision: str) -> dict[str, bytes] | None:
             if repository not in hub.repositories:
                 self.answer(404, {"X-Error-Code": "RepoNotFound"}, b"")
-            elif revision != REVISION:
+            elif revision not in {REVISION, "main"}:
                 self.answer(404, {"X-Error-Code": "RevisionNotFound"}, b"")
             else:
                 return hub.repositories[repository]

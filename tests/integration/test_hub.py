@@ -200,7 +200,10 @@ def test_a_damaged_download_is_fetched_again(hub: Hub) -> None:
         (f"hf://owner/name@{'f' * 40}", ["has no revision ffff", "/owner/name/commits/main"]),
         (f"hf://owner/nothing@{REVISION}", ["there is no repository owner/nothing", "HF_TOKEN"]),
         (f"{SOURCE}/text_encoder", ["there is no such file or folder"]),
-        ("hf://owner/name@main", ["not understood", "40 hexadecimal digits"]),
+        ("hf://owner/name@main", ["branch or a tag", f"stands today: hf://owner/name@{REVISION}"]),
+        ("hf://owner/name@main/text.json", ["stands today", f"hf://owner/name@{REVISION}/text.json"]),
+        ("hf://owner/name@other", ["has no revision other"]),
+        ("http://owner/name", ["not understood", "40 hexadecimal digits"]),
     ],
 )
 def test_what_cannot_be_locked_is_told(source: str, expected: list[str]) -> None:

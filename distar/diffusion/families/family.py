@@ -25,8 +25,6 @@ from distar.diffusion.schedule import Schedule
 from distar.errors import ModelFileError
 from distar.model_files import ModelFiles
 
-_CONFIGS = ("model_index.json", "scheduler/*", "*/config.json")
-
 
 class ReferenceModel(BaseModel):
     """A reference model in the hub's layout of a diffusers pipeline.
@@ -40,6 +38,8 @@ class ReferenceModel(BaseModel):
     """The pipeline's name of its denoising network."""
     tokenizer_names: ClassVar[tuple[str, ...]] = ("tokenizer",)
     text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    text_weights: ClassVar[str] = "model"
+    """How a text encoder's files of weights begin; a pattern where they come in parts, with an index."""
     call_options: ClassVar[Mapping[str, Any]] = {}
     """Arguments of the plain pipeline's call without which it would draw something else."""
 
@@ -50,13 +50,14 @@ class ReferenceModel(BaseModel):
     def model_files(self) -> dict[str, ModelFiles]:
         """Return the files that are needed: configurations, tokenizers, and one file of weights a component."""
         suffix = f".{self.variant}" if self.variant else ""
-        weights = [f"{name}/diffusion_pytorch_model{suffix}.safetensors" for name in (self.network_name, "vae")]
-        weights += [f"{name}/model{suffix}.safetensors" for name in self.text_encoder_names]
-        # a text encoder of many gigabytes comes in parts, with an index
-        weights += [f"{name}/model-*-of-*.safetensors" for name in self.text_encoder_names]
-        weights += [f"{name}/model.safetensors.index.json" for name in self.text_encoder_names]
-        tokenizers = [f"{name}/*" for name in self.tokenizer_names]
-        return {"": ModelFiles(self.source, (*_CONFIGS, *tokenizers, *weights))}
+        networks, encoders = (self.network_name, "vae"), self.text_encoder_names
+        needed = ["model_index.json", "scheduler/scheduler_config.json"]
+        needed += [f"{name}/config.json" for name in (*networks, *encoders)]
+        needed += [f"{name}/diffusion_pytorch_model{suffix}.safetensors" for name in networks]
+        needed += [f"{name}/{self.text_weights}{suffix}.safetensors" for name in encoders]
+        needed += [f"{name}/*" for name in self.tokenizer_names]
+        indices = [f"{name}/model.safetensors.index.json" for name in encoders]
+        return {"": ModelFiles(self.source, tuple(needed), optional=tuple(indices))}
 
     def build(self, folder: Path, null_prompt: PromptEmbedding) -> Family:
         """Load everything but the text encoders from a folder, in fp32.

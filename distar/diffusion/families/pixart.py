@@ -15,14 +15,14 @@ from distar.diffusion.denoiser import NetworkCall
 from distar.diffusion.families.family import Family, ReferenceModel, TextEncoder
 from distar.diffusion.prompt import PromptEmbedding
 
-MAX_TOKENS = 120
-"""What PixArt-α was trained with; T5 itself has no limit."""
-
 
 class PixArt(ReferenceModel):
     """A reference of the PixArt-α family, in the layout of `PixArtAlphaPipeline`."""
 
     network_name: ClassVar[str] = "transformer"
+    text_weights: ClassVar[str] = "model*"
+    max_tokens: ClassVar[int] = 120
+    """What PixArt-α was trained with; T5 itself has no limit."""
     call_options: ClassVar[Mapping[str, Any]] = {
         "clean_caption": False,  # needs packages of its own, and would rewrite the prompt where they are installed
         "use_resolution_binning": False,
@@ -49,16 +49,17 @@ class PixArt(ReferenceModel):
         encoder = T5EncoderModel.from_pretrained(
             folder / "text_encoder", dtype=torch.float32, variant=self.variant, local_files_only=True
         )
-        return T5TextEncoder(encoder, T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
+        tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return T5TextEncoder(encoder, tokenizer, self.max_tokens)
 
 
 class T5TextEncoder(TextEncoder):
-    """Encode lower-cased prompts as `hidden_states` (b, 120, d) and `attention_mask` (b, 120), 1 at real tokens."""
+    """Encode lower-cased prompts as `hidden_states` (b, tokens, d) and `attention_mask` (b, tokens), 1 at real ones."""
 
-    def __init__(self, encoder: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, encoder: nn.Module, tokenizer: Any, max_tokens: int) -> None:
         super().__init__()
         self.encoder: Any = encoder
-        self.tokenizers = {"tokenizer": (tokenizer, MAX_TOKENS)}
+        self.tokenizers = {"tokenizer": (tokenizer, max_tokens)}
         self.freeze()
 
     def normalise(self, prompts: Sequence[str]) -> list[str]:
