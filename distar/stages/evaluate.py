@@ -72,7 +72,15 @@ def _metrics(evaluation: Evaluation, systems: dict[str, Measured]) -> dict[str, 
         **{name: measured.summary for name, measured in systems.items()},
         "win_rate": {name: rates[evaluation.params.compare_by] for name, rates in win_rates.items()},
         "win_rates": win_rates,
+        "cut_prompts": _cut_prompts(evaluation),
     }
+
+
+def _cut_prompts(evaluation: Evaluation) -> dict[str, int]:
+    """Count the prompts that are longer than what the reference's tokenizers and the rewards read of them."""
+    tokenizers = json.loads(paths.EMBEDDINGS_CARD.read_text(encoding="utf-8"))["evaluation"]
+    rewards = {name: evaluation.scorers[name].count_cut(evaluation.prompts) for name in evaluation.scored}
+    return {name: lengths["num_cut"] for name, lengths in tokenizers.items()} | rewards
 
 
 def _report(params: Params, evaluation: Evaluation, systems: dict[str, Measured], metrics: dict[str, Any]) -> Report:

@@ -49,7 +49,6 @@ class WorkDirectory:
         self.fingerprint = fingerprint
 
     def __enter__(self) -> WorkDirectory:
-        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self.path / "lock")
         return self
 

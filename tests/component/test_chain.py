@@ -18,7 +18,7 @@ def test_every_stage_runs_and_the_release_loads_in_plain_diffusers(project: Path
     for stage in STAGES:
         assert main([stage]) == 0, stage
     metrics = json.loads(paths.METRICS.read_text())
-    assert set(metrics) == {"generator", "initial", "reference", "win_rate", "win_rates"}
+    assert set(metrics) == {"generator", "initial", "reference", "win_rate", "win_rates", "cut_prompts"}
     assert set(metrics["generator"]["rewards"]) == {"preference", "matching"}
     assert {"judge_accuracy", "diversity"} < set(metrics["generator"])
     assert set(metrics["win_rate"]) == {"vs_initial", "vs_reference"}

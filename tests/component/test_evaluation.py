@@ -398,6 +398,7 @@ def test_report_shows_published_rows_and_ours_in_their_unit(prepared: Path, tmp_
         **dict.fromkeys(("generator", "initial", "reference"), summary),
         "win_rate": {"vs_initial": rate},
         "win_rates": {"vs_initial": {"preference": rate, "matching": rate}},
+        "cut_prompts": {"preference": 2},
     }
     probes = tmp_path / "probes.csv"
     probes.write_text("iteration,reward_preference,diversity,saturation\n0,1.0,0.1,0.4\n1,2.0,0.1,0.5\n")

@@ -53,8 +53,9 @@ def test_only_what_is_needed_is_fetched() -> None:
 
     clip = ["config.json", "model.safetensors", "preprocessor_config.json", "merges.txt", "tokenizer.json"]
     clip += ["tokenizer_config.json", "vocab.json", "special_tokens_map.json"]
+    pickscore = PICKSCORE.model_files[""]
     unneeded = ["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "README.md", "onnx/config.json"]
-    assert matching(PICKSCORE.model_files[""].patterns, clip + unneeded) == clip
+    assert matching(pickscore.patterns + pickscore.optional, clip + unneeded) == clip
     parts = AESTHETIC.model_files
     assert {key: files.source for key, files in parts.items()} == {"head": AESTHETIC.source, "clip": AESTHETIC.clip}
     assert matching(parts["clip"].patterns, clip + unneeded) == clip[:3]
@@ -69,7 +70,7 @@ def test_every_file_of_the_tiny_rewards_is_fetched(monkeypatch: pytest.MonkeyPat
         ((key, files),) = reward.model_files.items()
         names = [path.name for path in Path(files.source.removeprefix("file://")).iterdir()]
         assert key == ""
-        assert sorted(matching(files.patterns, names)) == sorted(names)
+        assert sorted(matching(files.patterns + files.optional, names)) == sorted(names)
 
 
 def test_profile_takes_the_rewards(project: Path) -> None:

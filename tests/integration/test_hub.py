@@ -332,3 +332,14 @@ def test_full_disk_keeps_what_has_come(hub: Hub) -> None:
     fetch_it()
     assert hub.ranges_of(f"/{WEIGHTS}") == [None, "bytes=1000000-"]
     assert fetched()[WEIGHTS] == FILES[WEIGHTS]
+
+
+def test_a_needed_file_that_is_not_pinned_stops_the_fetch(hub: Hub) -> None:
+    """A lock file may know some hashes before the first `distar models lock`; that is not a whole model."""
+    partly = {SOURCE: {WEIGHTS: PINNED[WEIGHTS]}}
+    with pytest.raises(ModelFileError, match=r"no pinned file matches \*\.json; run `distar models lock`"):
+        fetch(NEEDED, partly, FETCHED)
+    with pytest.raises(ModelFileError, match=r"no file there matches \*\.gguf"):
+        lock_sources([ModelFiles(SOURCE, ("*.safetensors", "*.gguf"))], {}, update=False)
+    optional = ModelFiles(SOURCE, ("*.safetensors",), optional=("*.gguf",))
+    assert list(lock_sources([optional], {}, update=False)[SOURCE]) == [WEIGHTS, "vae/weights.safetensors"]

@@ -70,14 +70,15 @@ def test_an_interrupted_download_goes_on(models: ModelFiles) -> None:
     content = FILES["models/unet/weights.safetensors"]
     sha256 = hashlib.sha256(content).hexdigest()
     pins = {models.source: {"unet/weights.safetensors": {"sha256": sha256, "bytes": len(content)}}}
+    weights = ModelFiles(models.source, ("*.safetensors",))
     partial = Path("downloads") / f"{sha256}.partial"
     partial.parent.mkdir()
     partial.write_bytes(b"?" * 5_000_000)
     with pytest.raises(ModelFileError, match="expected sha256"):
-        fetch(models, pins, FETCHED)
+        fetch(weights, pins, FETCHED)
     assert not partial.exists()
     partial.write_bytes(content[:5_000_000])
-    fetch(models, pins, FETCHED)
+    fetch(weights, pins, FETCHED)
     assert fetched() == {"unet/weights.safetensors": content}
 
 
@@ -122,7 +123,7 @@ def test_what_goes_wrong_is_told(models: ModelFiles, monkeypatch: pytest.MonkeyP
 def test_a_missing_object_is_told(models: ModelFiles) -> None:
     pins = {models.source: {"gone.json": {"sha256": "0" * 64, "bytes": 3}}}
     with pytest.raises(ModelFileError, match=r"s3://.*/models/gone.json: there is no such object"):
-        fetch(models, pins, FETCHED)
+        fetch(ModelFiles(models.source), pins, FETCHED)
     assert fetched() == {}
 
 
