@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from safetensors.torch import load_file
 
 from distar import paths
 from distar.__main__ import STAGES, main
+from distar.diffusion.families.family import component_class
 from distar.embeddings import Embeddings
+from distar.errors import ModelFileError
 from distar.loading import load_family, load_generator, load_initial_generator
 from distar.params import load_params
 from tests.miniature import edit, pin_sources
@@ -133,3 +136,10 @@ def test_foreign_weights_are_refused(
     message = capsys.readouterr().err
     assert "other.bin does not hold the reference's network" in message
     assert expected in message
+
+
+@pytest.mark.parametrize("entry", [None, ["os", "system"], ["diffusers"]])
+def test_components_are_classes_of_known_libraries(entry: object, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"unet": entry}))
+    with pytest.raises(ModelFileError, match=r"unet is .*, expected a class of diffusers or transformers"):
+        component_class(tmp_path, "unet")

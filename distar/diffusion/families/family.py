@@ -7,6 +7,7 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -59,6 +60,25 @@ class ReferenceModel(BaseModel):
         indices = [f"{name}/model.safetensors.index.json" for name in encoders]
         return {"": ModelFiles(self.source, tuple(needed), optional=tuple(indices))}
 
+    def networks(self, folder: Path) -> tuple[Any, Any, Any]:
+        """Load the denoising network and the autoencoder, in fp32, and the scheduler."""
+        network, autoencoder = (self._load_model(folder, name) for name in (self.network_name, "vae"))
+        return network, autoencoder, component_class(folder, "scheduler").from_pretrained(folder / "scheduler")
+
+    def text_models(self, folder: Path) -> tuple[list[Any], list[Any]]:
+        """Load the text encoders, in fp32, and their tokenizers."""
+        encoders = [self._load_model(folder, name) for name in self.text_encoder_names]
+        tokenizers = [
+            component_class(folder, name).from_pretrained(folder / name, local_files_only=True)
+            for name in self.tokenizer_names
+        ]
+        return encoders, tokenizers
+
+    def _load_model(self, folder: Path, name: str) -> Any:
+        return component_class(folder, name).from_pretrained(
+            folder / name, dtype=torch.float32, variant=self.variant, local_files_only=True
+        )
+
     def build(self, folder: Path, null_prompt: PromptEmbedding) -> Family:
         """Load everything but the text encoders from a folder, in fp32.
 
@@ -84,7 +104,7 @@ class ReferenceModel(BaseModel):
         """
         from diffusers import LCMScheduler
 
-        index = json.loads((reference_dir / "model_index.json").read_text(encoding="utf-8"))
+        index = read_index(reference_dir)
         kept = ("vae", *self.tokenizer_names, *self.text_encoder_names)
         for name in kept:
             _copy_component(reference_dir / name, folder / name, self.variant)
@@ -225,6 +245,38 @@ class Family(nn.Module, ABC):
         schedule = self.schedule.to(self.device, torch.float32)
         null_prompt = self._null_prompt.to(self.device, torch.float32)
         return network, self.call, schedule, self.prediction, null_prompt
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read a pipeline's `model_index.json`: its own class, and the library and class of each component.
+
+    Raises:
+        ModelFileError: it is missing or not JSON.
+    """
+    path = folder / "model_index.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist; run `dvc repro reference`, which fetches it") from None
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"{path} is not JSON ({error}); run `dvc repro -f reference`") from error
+
+
+def component_class(folder: Path, name: str) -> Any:
+    """Return the class of a pipeline's component.
+
+    Raises:
+        ModelFileError: the pipeline has no such component, or not one of diffusers or transformers.
+    """
+    entry = read_index(folder).get(name)
+    match entry:
+        case ["diffusers" | "transformers" as library, str(class_name)]:
+            return getattr(import_module(library), class_name)
+        case _:
+            raise ModelFileError(
+                f"{folder}/model_index.json: {name} is {entry}, expected a class of diffusers or transformers; is "
+                "`reference.family` the one of this pipeline?"
+            )
 
 
 def load_weights(network: nn.Module, folder: Path) -> None:

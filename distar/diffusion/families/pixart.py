@@ -32,24 +32,11 @@ class PixArt(ReferenceModel):
 
     def build(self, folder: Path, null_prompt: PromptEmbedding) -> PixArtAlpha:
         """Load transformer, autoencoder and schedule."""
-        from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
-
-        options: dict[str, Any] = {"dtype": torch.float32, "variant": self.variant, "local_files_only": True}
-        return PixArtAlpha(
-            PixArtTransformer2DModel.from_pretrained(folder / "transformer", **options),
-            AutoencoderKL.from_pretrained(folder / "vae", **options),
-            DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-            null_prompt,
-        )
+        return PixArtAlpha(*self.networks(folder), null_prompt)
 
     def build_text_encoder(self, folder: Path) -> T5TextEncoder:
         """Load the T5 encoder and its tokenizer."""
-        from transformers import T5EncoderModel, T5Tokenizer
-
-        encoder = T5EncoderModel.from_pretrained(
-            folder / "text_encoder", dtype=torch.float32, variant=self.variant, local_files_only=True
-        )
-        tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        (encoder,), (tokenizer,) = self.text_models(folder)
         return T5TextEncoder(encoder, tokenizer, self.max_tokens)
 
 

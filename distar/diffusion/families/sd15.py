@@ -22,24 +22,12 @@ class SD15(ReferenceModel):
 
     def build(self, folder: Path, null_prompt: PromptEmbedding) -> StableDiffusion15:
         """Load UNet, autoencoder and schedule."""
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-
-        options: dict[str, Any] = {"dtype": torch.float32, "variant": self.variant, "local_files_only": True}
-        return StableDiffusion15(
-            UNet2DConditionModel.from_pretrained(folder / "unet", **options),
-            AutoencoderKL.from_pretrained(folder / "vae", **options),
-            DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-            null_prompt,
-        )
+        return StableDiffusion15(*self.networks(folder), null_prompt)
 
     def build_text_encoder(self, folder: Path) -> CLIPTextEncoder:
         """Load the CLIP text encoder and its tokenizer."""
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        encoder = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", dtype=torch.float32, variant=self.variant, local_files_only=True
-        )
-        return CLIPTextEncoder(encoder, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
+        (encoder,), (tokenizer,) = self.text_models(folder)
+        return CLIPTextEncoder(encoder, tokenizer)
 
 
 class CLIPTextEncoder(TextEncoder):

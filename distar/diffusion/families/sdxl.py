@@ -26,26 +26,12 @@ class SDXL(ReferenceModel):
 
     def build(self, folder: Path, null_prompt: PromptEmbedding) -> StableDiffusionXL:
         """Load UNet, autoencoder and schedule."""
-        from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-
-        options: dict[str, Any] = {"dtype": torch.float32, "variant": self.variant, "local_files_only": True}
-        return StableDiffusionXL(
-            UNet2DConditionModel.from_pretrained(folder / "unet", **options),
-            AutoencoderKL.from_pretrained(folder / "vae", **options),
-            EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-            null_prompt,
-        )
+        return StableDiffusionXL(*self.networks(folder), null_prompt)
 
     def build_text_encoder(self, folder: Path) -> TwoCLIPTextEncoders:
         """Load both CLIP text encoders and their tokenizers."""
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-        options: dict[str, Any] = {"dtype": torch.float32, "variant": self.variant, "local_files_only": True}
-        return TwoCLIPTextEncoders(
-            CLIPTextModel.from_pretrained(folder / "text_encoder", **options),
-            CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", **options),
-            *(CLIPTokenizer.from_pretrained(folder / name, local_files_only=True) for name in self.tokenizer_names),
-        )
+        encoders, tokenizers = self.text_models(folder)
+        return TwoCLIPTextEncoders(*encoders, *tokenizers)
 
 
 class TwoCLIPTextEncoders(TextEncoder):
