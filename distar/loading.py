@@ -15,6 +15,7 @@ from distar.embeddings import read_null
 from distar.errors import ParameterError
 from distar.params import Params
 from distar.rewards.cosine import CosineReward
+from distar.rewards.official import build_official
 from distar.rewards.reward import Reward
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -54,7 +55,7 @@ def load_scorers(params: Params, device: torch.device) -> dict[str, Reward]:
     if params.profile.evaluate.backend == "port":
         return load_rewards(params, device)
     return {
-        name: _placed(getattr(reward, "build_official", reward.build)(paths.REWARDS / name), device)
+        name: _placed(build_official(reward, paths.REWARDS / name), device)
         for name, reward in params.profile.rewards.items()
     }
 

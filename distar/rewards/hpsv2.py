@@ -9,11 +9,10 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from distar.errors import ModelFileError, ParameterError
+from distar.errors import ModelFileError
 from distar.model_files import ModelFiles
 from distar.rewards.cosine import CosineReward
 from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, letterbox
-from distar.rewards.reward import Reward
 from distar.rewards.weights import load_strictly, read_checkpoint, read_json
 
 WEIGHTS = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
@@ -48,22 +47,6 @@ class HPSv2(BaseModel):
             ModelFileError: a file is missing or is not what it should be.
         """
         return HPSReward(folder, self.version, self.antialias)
-
-    def build_official(self, folder: Path) -> Reward:
-        """Load the official package's scorer, which is not differentiable, from the same folder.
-
-        Raises:
-            ParameterError: `antialias` is off.
-            ModelFileError: a file is missing or is not what it should be.
-        """
-        from distar.rewards.official import OfficialHPSv2
-
-        if not self.antialias:
-            raise ParameterError(
-                "hpsv2: antialias is false, but the official package antialiases with this torchvision; "
-                "set antialias to true, or leave the official backend"
-            )
-        return OfficialHPSv2(folder, self.version)
 
 
 class HPSReward(CosineReward):

@@ -66,16 +66,6 @@ class ImageReward(BaseModel):
         """
         return BlipReward(folder)
 
-    def build_official(self, folder: Path) -> Reward:
-        """Load the official package's scorer, which is not differentiable, from the same folders.
-
-        Raises:
-            ModelFileError: a file is missing or is not what it should be.
-        """
-        from distar.rewards.official import OfficialImageReward
-
-        return OfficialImageReward(folder)
-
 
 class BlipReward(Reward):
     """ImageReward as transformers computes it: the prompt's encoder looks at the picture, the head at its first token.

@@ -22,18 +22,42 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from distar.rewards.hpsv2 import read_architecture, read_weights
+from distar.errors import ParameterError
+from distar.rewards import RewardParams
+from distar.rewards.hpsv2 import HPSv2, read_architecture, read_weights
 from distar.rewards.image_reward import (
     NUM_TOKENS,
     TEXT_CONFIG,
     VOCABULARY,
     WEIGHTS,
+    ImageReward,
     load_tokenizer,
     read_text_config,
     vision_sizes,
 )
 from distar.rewards.reward import Reward
 from distar.rewards.weights import load_strictly, read_checkpoint
+
+
+def build_official(params: RewardParams, folder: Path) -> Reward:
+    """Load a reward as its authors' package computes it; the port, where there is no such package.
+
+    Raises:
+        ParameterError: the package cannot do what the parameters ask for.
+        ModelFileError: a file is missing or is not what it should be.
+    """
+    match params:
+        case HPSv2(antialias=False):
+            raise ParameterError(
+                "hpsv2: antialias is false, but the official package antialiases with this torchvision; "
+                "set antialias to true, or leave the official backend"
+            )
+        case HPSv2():
+            return OfficialHPSv2(folder, params.version)
+        case ImageReward():
+            return OfficialImageReward(folder)
+        case _:
+            return params.build(folder)
 
 
 class OfficialHPSv2(Reward):

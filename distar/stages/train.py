@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import signal
 import sys
 
@@ -16,7 +14,7 @@ from distar.atomic import written_whole
 from distar.diffusion.families import Family
 from distar.diffusion.generator import OneStepGenerator
 from distar.embeddings import Embeddings
-from distar.hashing import sha256_of
+from distar.hashing import fingerprint
 from distar.lineage.record import LOCK_PATH, recorded
 from distar.loading import diversity_features, load_family, load_initial_generator, load_rewards
 from distar.params import Params, load_params
@@ -59,8 +57,8 @@ def _train(params: Params, family: Family, initial: OneStepGenerator, accelerato
         diversity_features(params, rewards),
         accelerator,
     )
-    fingerprint = run_fingerprint(params)
-    with WorkDirectory(paths.work_root("train") / fingerprint[:16], fingerprint) as work_dir:
+    name = run_fingerprint(params)
+    with WorkDirectory(paths.work_root("train") / name[:16], name) as work_dir:
         return training.run(work_dir)
 
 
@@ -68,14 +66,8 @@ def run_fingerprint(params: Params) -> str:
     """Hash what the weights depend on: parameters, inputs and the dependency lock."""
     profile = params.profile.model_dump(mode="json")
     sections = ("runtime", "reference", "initial_generator", "embeddings", "rewards", "train")
-    relevant = {name: profile[name] for name in sections}
-    inputs = {
-        str(path): sha256_of(path)
-        for folder in (paths.TRAIN_PROMPTS, paths.EMBEDDINGS, paths.REFERENCE.parent, paths.REWARDS, LOCK_PATH)
-        for path in ([folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file()))
-    }
-    text = json.dumps({"seed": params.seed, "params": relevant, "inputs": inputs}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    inputs = (paths.TRAIN_PROMPTS, paths.EMBEDDINGS, paths.REFERENCE.parent, paths.REWARDS, LOCK_PATH)
+    return fingerprint([params.seed, {name: profile[name] for name in sections}], inputs)
 
 
 def _end_with_parent() -> None:

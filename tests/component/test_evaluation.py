@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from jaxtyping import Float
-from pydantic import BaseModel
 from torch import Tensor
 from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -29,6 +28,7 @@ from distar.__main__ import main
 from distar.errors import ModelFileError, PromptError, WorkDirectoryError
 from distar.evaluating import load_evaluation
 from distar.evaluation.fid import FID
+from distar.evaluation.measuring import Measured
 from distar.evaluation.metrics import Estimate
 from distar.evaluation.parts import read_columns
 from distar.evaluation.protocols import check_prompt_set, estimate, estimate_by_label
@@ -36,12 +36,12 @@ from distar.evaluation.published import Ours, compare_with_published, load_publi
 from distar.evaluation.report import Lineage, Report, SystemPictures, write_page
 from distar.loading import load_rewards, load_scorers
 from distar.params import load_params
-from distar.prompts import HPSV2_STYLES
+from distar.prompts import HPSV2_STYLES, load_prompts
 from distar.rewards.clip import ClipReward
-from distar.rewards.reward import Reward
 from distar.runtime import prepare_torch
 from distar.stages.evaluate import published_beside
 from tests.miniature import edit
+from tests.published import save_hpsv2, save_image_reward
 
 PROFILE = Path("profiles/mini.yaml")
 CPU = torch.device("cpu")
@@ -299,39 +299,35 @@ def test_damaged_part_is_named(tmp_path: Path) -> None:
 # Official scorers
 
 
-class Constant(Reward):
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.value = value
-
-    def forward(self, images: Float[Tensor, "b 3 h w"], prompts: object) -> Float[Tensor, " b"]:
-        del prompts
-        return torch.full((len(images),), self.value)
-
-
-class WithOfficialCode(BaseModel):
-    kind: Literal["two"] = "two"
-
-    def build(self, folder: Path) -> Reward:
-        del folder
-        return Constant(1.0)
-
-    def build_official(self, folder: Path) -> Reward:
-        del folder
-        return Constant(2.0)
-
-
-@pytest.mark.parametrize(("backend", "value"), [("port", 1.0), ("official", 2.0)])
-def test_official_code_scores_where_asked_and_there_is_some(prepared: Path, backend: str, value: float) -> None:
-    edit(PROFILE, "evaluate", "backend", value=backend)
+@pytest.mark.filterwarnings("ignore:.*cuda:UserWarning", "ignore:.*autocast:FutureWarning")
+def test_official_packages_score_where_asked(prepared: Path, tmp_path: Path) -> None:
+    """The stages report what the packages themselves give, on the pictures that they drew."""
+    torch.manual_seed(0)
+    save_hpsv2(tmp_path / "hps")
+    save_image_reward(tmp_path / "ir" / "image_reward")
+    shutil.copytree(tmp_path / "hps", paths.REWARDS / "hps")
+    shutil.copytree(tmp_path / "ir" / "image_reward", paths.REWARDS / "ir")
+    added = {
+        "hps": {"kind": "hpsv2", "source": "file://hps", "version": "2.1", "antialias": True},
+        "ir": {"kind": "image_reward", "source": "file://ir", "vocabulary": "file://vocabulary"},
+    }
+    for name, value in added.items():
+        edit(PROFILE, "rewards", name, value=value)
+    edit(PROFILE, "evaluate", "rewards", value=["preference", "hps", "ir"])
+    edit(PROFILE, "evaluate", "backend", value="official")
     params = load_params()
-    rewards = {**params.profile.rewards, "two": WithOfficialCode()}
-    params = params.model_copy(update={"profile": params.profile.model_copy(update={"rewards": rewards})})
-    images = torch.rand(2, 3, 16, 16)
     scorers, trained_on = load_scorers(params, CPU), load_rewards(params, CPU)
-    assert scorers["two"](images, ["a", "b"]).tolist() == [value, value]
-    assert trained_on["two"](images, ["a", "b"]).tolist() == [1.0, 1.0]
-    assert torch.equal(scorers["matching"](images, ["a", "b"]), trained_on["matching"](images, ["a", "b"]))
+    assert type(scorers["hps"]).__name__ == "OfficialHPSv2"
+    assert type(scorers["ir"]).__name__ == "OfficialImageReward"
+    assert type(scorers["preference"]) is type(trained_on["preference"]) is ClipReward
+    assert not type(trained_on["hps"]).__name__.startswith("Official")
+
+    assert main(["baseline"]) == 0
+    measured = Measured.read(paths.BASELINE / "initial")
+    images, prompts = measured.pictures([0, 3]).float() / 255, load_prompts(paths.EVALUATION_PROMPTS)
+    for name in ("hps", "ir"):
+        expected = scorers[name](images, [prompts[0], prompts[3]])
+        torch.testing.assert_close(measured.scores[name][[0, 3]], expected, rtol=0, atol=1e-6)
 
 
 # Published figures

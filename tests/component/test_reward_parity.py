@@ -20,7 +20,7 @@ from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.clip_score import CLIPScore
 from distar.rewards.hpsv2 import HPSReward, HPSv2
 from distar.rewards.image_reward import BlipReward, ImageReward
-from distar.rewards.official import OfficialHPSv2, OfficialImageReward
+from distar.rewards.official import OfficialHPSv2, OfficialImageReward, build_official
 from distar.rewards.pickscore import PickScore
 from distar.rewards.preprocess import resize_short_side
 from distar.rewards.reward import Reward
@@ -79,7 +79,7 @@ def image_reward(published: Path) -> BlipReward:
 
 @pytest.fixture(scope="module")
 def official_image_reward(published: Path) -> Any:
-    return IMAGE_REWARD.build_official(published / "image_reward")
+    return build_official(IMAGE_REWARD, published / "image_reward")
 
 
 def picture(width: int, height: int, mode: str) -> Image.Image:
@@ -108,7 +108,7 @@ def worst(differences: list[float], what: str) -> float:
 def test_hpsv2_equals_the_package_on_every_size(
     published: Path, hps: HPSReward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    official = HPS.build_official(published / "hpsv2")
+    official = build_official(HPS, published / "hpsv2")
     assert isinstance(official, OfficialHPSv2)
     import hpsv2.img_score as package  # importable once `official` has put beside it what its wheel lacks
 
@@ -135,7 +135,7 @@ def test_hpsv2_without_antialiasing_is_another_score(published: Path, hps: HPSRe
     images = as_images(picture(640, 360, "RGB"))
     assert (plain.build(published / "hpsv2")(images, ["a star"]) - hps(images, ["a star"])).abs() > 1e-5
     with pytest.raises(ParameterError, match="antialias"):
-        plain.build_official(published / "hpsv2")
+        build_official(plain, published / "hpsv2")
 
 
 def test_image_reward_equals_the_package(image_reward: BlipReward, official_image_reward: OfficialImageReward) -> None:
@@ -298,7 +298,7 @@ def test_cut_prompts_are_counted(published: Path, hps: HPSReward, image_reward: 
         torch.testing.assert_close(torch.stack(rest), rest[0].expand(3))  # what is cut off was not read
     assert pickscore.count_cut(["a red star", "a red star on a white background " * 3]) == 1
     assert aesthetic.count_cut(PROMPTS) == 0
-    official = HPS.build_official(published / "hpsv2")
+    official = build_official(HPS, published / "hpsv2")
     assert official.count_cut(PROMPTS) == hps.count_cut(PROMPTS) == 1
 
 
