@@ -29,6 +29,7 @@ GENERATOR = OUTPUTS / "generator"
 GENERATOR_WEIGHTS = GENERATOR / "weights"
 UPDATES_LOG = GENERATOR / "updates.csv"
 PROBES_LOG = GENERATOR / "probes.csv"
+PROBE_REFERENCE = GENERATOR / "probe_reference.json"
 
 METRICS = Path("metrics.json")
 REPORTS = Path("reports")

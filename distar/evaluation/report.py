@@ -51,8 +51,8 @@ class Report:
     metrics: dict
     compare_by: str
     published: list[Comparison]
-    updates_path: Path
     probes_path: Path
+    probe_reference_path: Path
     lineage: Lineage
 
 
@@ -117,20 +117,13 @@ def _estimate(estimate: dict[str, float | None]) -> str:
     return f"{estimate['mean']:.3f}{error}"
 
 
-def _reference_level(report: Report, name: str) -> float | None:
-    """Return what the reference reaches on the evaluation's prompts in a figure that the probes see too."""
-    reference = report.metrics["reference"]
-    if name.startswith("reward_"):
-        return reference["rewards"].get(name.removeprefix("reward_"), {}).get("mean")
-    return reference[name]
-
-
 def _curves(report: Report) -> str:
     """Plot the rewards, diversity and saturation that the probes saw, as inline SVG; dashed, the reference's level."""
     with report.probes_path.open() as file:
         rows = list(csv.DictReader(file))
     if not rows:
         return ""  # nothing was trained
+    reference = json.loads(report.probe_reference_path.read_text(encoding="utf-8"))
     iterations = [int(row["iteration"]) for row in rows]
     names = [name for name in rows[0] if name.startswith("reward_") and not name.endswith("_std")]
     names += ["diversity", "saturation"]
@@ -138,9 +131,7 @@ def _curves(report: Report) -> str:
         figure = Figure(figsize=(3.1 * len(names), 2.5), layout="constrained")
         for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
             axes.plot(iterations, [float(row[name]) for row in rows], color=_SYSTEM_COLOURS["generator"])
-            level = _reference_level(report, name)
-            if level is not None:
-                axes.axhline(level, color=_SYSTEM_COLOURS["reference"], linestyle="--", linewidth=1)
+            axes.axhline(reference[name], color=_SYSTEM_COLOURS["reference"], linestyle="--", linewidth=1)
             axes.set_title(name.replace("_", " "))
             axes.set_xlabel("iteration")
             axes.spines["right"].set_visible(False)

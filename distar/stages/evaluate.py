@@ -104,8 +104,8 @@ def _report(params: Params, evaluation: Evaluation, systems: dict[str, Measured]
         published=published_beside(
             params, evaluation, {title: systems[name].summary for name, title in titles.items()}
         ),
-        updates_path=paths.UPDATES_LOG,
         probes_path=paths.PROBES_LOG,
+        probe_reference_path=paths.PROBE_REFERENCE,
         lineage=_lineage(params),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import signal
 import sys
 
@@ -33,7 +34,7 @@ def run() -> None:
         family = load_family(params, accelerator.device)
         initial = load_initial_generator(params, family)
         if params.profile.train.num_steps == 0:
-            trained = Trained(initial, updates=[], probes=[])
+            trained = Trained(initial, updates=[], probes=[], reference_figures={})
         else:
             trained = _train(params, family, initial, accelerator)
         if accelerator.is_main_process:
@@ -41,6 +42,8 @@ def run() -> None:
                 family.save_generator(trained.generator, folder / paths.GENERATOR_WEIGHTS.name)
                 write_rows(trained.updates, folder / paths.UPDATES_LOG.name)
                 write_rows(trained.probes, folder / paths.PROBES_LOG.name)
+                text = json.dumps(trained.reference_figures, indent=2) + "\n"
+                (folder / paths.PROBE_REFERENCE.name).write_text(text, encoding="utf-8")
         record["device"] = str(accelerator.device)
         record["torch_threads"] = torch.get_num_threads()
 

@@ -50,11 +50,12 @@ class PromptData:
 
 @dataclass(frozen=True)
 class Trained:
-    """The result: the averaged generator, the log of updates and the log of probes."""
+    """The result: the averaged generator, the logs of updates and probes, the reference's figures on the probes."""
 
     generator: OneStepGenerator
     updates: list[Row]
     probes: list[Row]
+    reference_figures: dict[str, float]
 
 
 class Training:
@@ -146,7 +147,7 @@ class Training:
                 if due and self.accelerator.is_main_process:
                     work_dir.save(self.iteration, self._state())
                 progress.advance(note=self._note())
-        return Trained(self.ema.module, self.updates, self.probes)
+        return Trained(self.ema.module, self.updates, self.probes, self.reference_figures)
 
     def _assistant_update(self, purpose: str, interval: Interval) -> None:
         batch = self._batch(purpose)

@@ -398,6 +398,8 @@ def test_report_shows_published_rows_and_ours_in_their_unit(prepared: Path, tmp_
     }
     probes = tmp_path / "probes.csv"
     probes.write_text("iteration,reward_preference,diversity,saturation\n0,1.0,0.1,0.4\n1,2.0,0.1,0.5\n")
+    probe_reference = tmp_path / "probe_reference.json"
+    probe_reference.write_text('{"reward_preference": 1.5, "diversity": 0.2, "saturation": 0.4}')
     pictures = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     report = Report(
         profile="mini",
@@ -407,8 +409,8 @@ def test_report_shows_published_rows_and_ours_in_their_unit(prepared: Path, tmp_
         metrics=metrics,
         compare_by="preference",
         published=published_beside(params, evaluation, {"DI* generator": summary}),
-        updates_path=probes,
         probes_path=probes,
+        probe_reference_path=probe_reference,
         lineage=Lineage({}, {}),
     )
     write_page(report, tmp_path / "index.html")
