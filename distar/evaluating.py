@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-import distar
 from distar import paths
 from distar.embeddings import Embeddings
 from distar.evaluation.fid import FID
 from distar.evaluation.measuring import Evaluation
 from distar.evaluation.protocols import check_prompt_set
-from distar.hashing import fingerprint
+from distar.hashing import fingerprint, hashes_of_code
 from distar.lineage.record import LOCK_PATH
 from distar.loading import diversity_features, load_family, load_scorers
 from distar.params import Params
@@ -52,8 +51,9 @@ def evaluation_fingerprint(params: Params, device: torch.device, weights: Sequen
     sections = ("runtime", "reference", "initial_generator", "embeddings", "rewards", "evaluate")
     relevant = {name: profile[name] for name in sections}
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    code = sorted(Path(distar.__file__).parent.rglob("*.py"))
     folders = (paths.REFERENCE.parent, paths.EMBEDDINGS, paths.REWARDS, paths.FID)
-    inputs = [paths.EVALUATION_PROMPTS, *folders, LOCK_PATH, *weights, *code]
+    inputs = [paths.EVALUATION_PROMPTS, *folders, LOCK_PATH, *weights]
     generator = profile["train"]["generator"]
-    return fingerprint([params.seed, relevant, generator, kind], [path for path in inputs if path.exists()])
+    return fingerprint(
+        [params.seed, relevant, generator, kind, hashes_of_code()], [path for path in inputs if path.exists()]
+    )

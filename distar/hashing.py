@@ -42,6 +42,13 @@ def fingerprint(values: object, inputs: Iterable[Path]) -> str:
     return hashlib.sha256(json.dumps([values, pins], sort_keys=True).encode()).hexdigest()
 
 
+def hashes_of_code(*parts: str) -> dict[str, str]:
+    """Hash the package's own modules, those in `parts` (files and folders of it) or all."""
+    package = Path(__file__).parent
+    modules = (path for part in parts or (".",) for path in [package / part, *(package / part).rglob("*.py")])
+    return {path.relative_to(package).as_posix(): sha256_of(path) for path in sorted(set(modules)) if path.is_file()}
+
+
 def pin_folder(folder: Path) -> dict[str, dict[str, str | int]]:
     """Pin every file of a folder, in a fixed order."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

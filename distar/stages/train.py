@@ -15,7 +15,7 @@ from distar.atomic import written_whole
 from distar.diffusion.families import Family
 from distar.diffusion.generator import OneStepGenerator
 from distar.embeddings import Embeddings
-from distar.hashing import fingerprint
+from distar.hashing import fingerprint, hashes_of_code
 from distar.lineage.record import LOCK_PATH, recorded
 from distar.loading import diversity_features, load_family, load_initial_generator, load_rewards
 from distar.params import Params, load_params
@@ -23,6 +23,22 @@ from distar.prompts import load_prompts
 from distar.runtime import prepare_torch
 from distar.training.checkpoint import WorkDirectory
 from distar.training.loop import PromptData, Trained, Training, write_rows
+
+CODE = (
+    "diffusion",
+    "divergences",
+    "embeddings.py",
+    "evaluation/metrics.py",
+    "hashing.py",
+    "loading.py",
+    "prompts/__init__.py",
+    "rewards",
+    "runtime.py",
+    "seeding.py",
+    "stages/train.py",
+    "training",
+)
+"""What trains, as dvc.yaml names it: a checkpoint of other code is not gone on from."""
 
 
 def run() -> None:
@@ -66,11 +82,12 @@ def _train(params: Params, family: Family, initial: OneStepGenerator, accelerato
 
 
 def run_fingerprint(params: Params) -> str:
-    """Hash what the weights depend on: parameters, inputs and the dependency lock."""
+    """Hash what the weights depend on: parameters, inputs, the code that trains and the dependency lock."""
     profile = params.profile.model_dump(mode="json")
     sections = ("runtime", "reference", "initial_generator", "embeddings", "rewards", "train")
     inputs = (paths.TRAIN_PROMPTS, paths.EMBEDDINGS, paths.REFERENCE.parent, paths.REWARDS, LOCK_PATH)
-    return fingerprint([params.seed, {name: profile[name] for name in sections}], inputs)
+    relevant = {name: profile[name] for name in sections}
+    return fingerprint([params.seed, relevant, hashes_of_code(*CODE)], inputs)
 
 
 def _end_with_parent() -> None:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from distar.__main__ import STAGES
 from distar.prompts.params import WATCHED_FOLDERS
+from distar.stages.train import CODE
 from tests.miniature import REPOSITORY
 
 DVC = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
@@ -95,6 +96,11 @@ def test_where_files_come_from_re_runs_no_stage() -> None:
     parameters = [entry for stage in DVC["stages"].values() for entry in stage["params"] if isinstance(entry, str)]
     assert "models" in PARAMS
     assert [name for name in parameters if name.startswith("models")] == []
+
+
+def test_checkpoints_are_those_of_the_code_that_trains() -> None:
+    deps = {dep.removeprefix("distar/") for dep in DVC["stages"]["train"]["deps"] if dep.startswith("distar/")}
+    assert deps == set(CODE)
 
 
 def test_every_profile_has_its_lock() -> None:

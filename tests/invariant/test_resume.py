@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from distar.errors import TrainingError
 from distar.params import load_params
 from distar.stages import train
 from distar.training.checkpoint import WorkDirectory
-from tests.miniature import edit
+from tests.miniature import REPOSITORY, edit
 
 PROFILE = Path("profiles/mini.yaml")
 
@@ -69,6 +70,29 @@ def test_other_parameters_do_not_resume_this_run(prepared: Path) -> None:
     before = train.run_fingerprint(load_params())
     edit(PROFILE, "train", "reward_scale", value=0.5)
     assert train.run_fingerprint(load_params()) != before
+
+
+def test_other_code_does_not_resume_this_run(prepared: Path) -> None:
+    """A change of what trains begins afresh; a change elsewhere loses no hours of training."""
+    shutil.copytree(REPOSITORY / "distar", prepared / "distar", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def fingerprint() -> str:
+        code = (
+            "from distar.params import load_params; from distar.stages.train import run_fingerprint as f; "
+            "print(f(load_params()))"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(prepared)}
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    before = fingerprint()
+    with (prepared / "distar" / "evaluation" / "report.py").open("a") as file:
+        file.write("# changed\n")
+    assert fingerprint() == before
+    with (prepared / "distar" / "divergences" / "pseudo_huber.py").open("a") as file:
+        file.write("# changed\n")
+    assert fingerprint() != before
 
 
 def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
