@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +23,18 @@ def full_disk_told(target: Path, what_is_left: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
+    except Exception as error:
+        code = _system_error(error)
+        if code not in _NO_SPACE:
             raise
         raise StorageError(
-            f"no space left to write {target} ({error.strerror}); free some and run again: {what_is_left}"
+            f"no space left to write {target} ({os.strerror(code)}); free some and run again: {what_is_left}"
         ) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """Return the system's error number; libraries in Rust, safetensors among them, tell it in their text alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None

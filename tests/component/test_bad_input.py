@@ -115,17 +115,21 @@ def test_failed_fetch_leaves_the_earlier_one(project: Path) -> None:
     assert {path: path.read_bytes() for path in paths.REFERENCE.rglob("*") if path.is_file()} == before
 
 
-def test_full_disk_is_told_and_leaves_nothing(project: Path) -> None:
-    """The operating system refuses files over 20 kB, as a full disk would, in the middle of a weights file."""
+@pytest.mark.parametrize(("stage", "limit"), [("reference", 20_000), ("embeddings", 1200)])
+def test_full_disk_is_told_and_leaves_nothing(stage: str, limit: int, project: Path) -> None:
+    """The operating system refuses larger files, as a full disk would, in the middle of a file of weights."""
+    for earlier in ("prompts", "reference") if stage == "embeddings" else ():
+        assert main([earlier]) == 0
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    def refuse() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    command = [sys.executable, "-m", "distar", "reference"]
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+    command = [sys.executable, "-m", "distar", stage]
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=refuse, check=False)
     assert result.returncode == 1
-    assert "StorageError: no space left to write outputs/reference" in result.stderr
-    assert [p for p in paths.OUTPUTS.rglob("*") if p.is_file()] == []
+    assert f"StorageError: no space left to write outputs/{stage}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [p for p in (paths.OUTPUTS / stage).rglob("*") if p.is_file()] == []
 
 
 def test_second_trainer_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

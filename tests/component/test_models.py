@@ -124,3 +124,18 @@ def test_mirror_of_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -
     edit(Path("params.yaml"), "models", "mirror", value="ftp://mirror")
     assert main(["models", "mirror"]) == 1
     assert "params.yaml: models.mirror: got 'ftp://mirror'" in capsys.readouterr().err
+
+
+def test_files_of_the_frechet_distance_are_fetched_beside_the_rewards(project: Path) -> None:
+    (project / "fid").mkdir()
+    for name in ("real.npz", "inception.pth"):
+        (project / "fid" / name).write_bytes(name.encode())
+    edit(
+        PROFILE, "evaluate", "fid", value={"statistics": "file://fid/real.npz", "inception": "file://fid/inception.pth"}
+    )
+    assert main(["models", "lock"]) == 0
+    assert main(["rewards"]) == 0
+    found = {path.relative_to(paths.FID).as_posix() for path in paths.FID.rglob("*") if path.is_file()}
+    assert found == {"statistics/real.npz", "inception/inception.pth"}
+    (paths.FID / "statistics" / "real.npz").write_bytes(b"real.npy")
+    assert main(["models", "verify"]) == 1
