@@ -107,7 +107,7 @@ def test_lock_then_the_whole_chain(on_the_hub: Hub, capsys: pytest.CaptureFixtur
     assert main(["models", "verify"]) == 0
 
     assert load_prompts(paths.TRAIN_PROMPTS) == ("a red star on sand", "a teal moon", "a red moon on white")
-    assert sorted(set(load_labels(paths.EVALUATION_PROMPTS))) == sorted(HPSV2_STYLES)
+    assert set(load_labels(paths.EVALUATION_PROMPTS)) == set(HPSV2_STYLES)
     metrics = json.loads(paths.METRICS.read_text())
     styles = metrics["generator"]["by_label"]
     assert set(styles) == set(HPSV2_STYLES)
