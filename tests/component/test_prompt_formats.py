@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from distar.errors import PromptError
+from distar.model_files import ModelFiles
 from distar.prompts.formats import Entry, read_entries
 from distar.prompts.params import PromptFormat, PromptSourceParams
 
@@ -237,6 +238,6 @@ def test_parameters_are_checked(case: str) -> None:
 
 def test_each_format_asks_for_its_files() -> None:
     hub = f"hf://datasets/owner/name@{'0' * 40}/data"
-    assert source_params("parquet", "text", source=hub).model_files[""] == (hub, ("*.parquet",))
+    assert source_params("parquet", "text", source=hub).model_files[""] == ModelFiles(hub, ("*.parquet",))
     assert source_params("hpsv2", source=hub).model_files[""].patterns[0] == "anime.json"
     assert source_params("coco", source=hub).model_files[""].patterns == ("*",)
