@@ -59,7 +59,7 @@ def verify(profile: str | None) -> Verified:
     params = load_params(profile=profile)
     pins = read_pins(lock_path(params.root.profile))
     roots = [root for root in (paths.REFERENCE.parent, paths.REWARDS, paths.FID) if root.exists()]
-    present = sorted(path for root in roots for path in root.rglob("*") if path.is_file())
+    present = sorted(path for root in roots for path in root.rglob("*") if path.is_file() and path != paths.FID_SOURCES)
     if not present:
         raise ModelFileError("nothing is fetched yet, so there is nothing to verify; run `dvc repro reference rewards`")
     expected = {

@@ -16,6 +16,7 @@ REFERENCE = OUTPUTS / "reference" / "pipeline"
 INITIAL_GENERATOR = OUTPUTS / "reference" / "initial_generator"
 REWARDS = OUTPUTS / "rewards"
 FID = OUTPUTS / "fid"
+FID_SOURCES = FID / "sources.json"
 
 EMBEDDINGS = OUTPUTS / "embeddings"
 TRAIN_EMBEDDINGS = EMBEDDINGS / "train"

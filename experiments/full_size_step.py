@@ -35,10 +35,7 @@ GIB = 2**30
 
 def main() -> None:
     """Run the iteration and print its figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latent-size", type=int, default=64, help="height and width of the latents (64)")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+    options = parser().parse_args()
     device, figures = torch.device(options.device), {}
 
     with measured("build", figures, device):
@@ -70,6 +67,14 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
 
 
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--latent-size", type=int, default=64, help="height and width of the latents (64)")
+    arguments.add_argument("--device", default="cpu")
+    return arguments
+
+
 def build_family(device: torch.device) -> StableDiffusion15:
     """Build the published networks with random weights in bf16, and an empty null prompt."""
     scheduler = {k: v for k, v in published_configuration("sd15")["scheduler"].items() if k != "_class_name"}
@@ -91,8 +96,8 @@ def build_reward(family: StableDiffusion15, device: torch.device) -> Any:
         "num_attention_heads": 16,
         "patch_size": 14,
     }
-    model: Any = CLIPModel(CLIPConfig(vision_config=vision, projection_dim=768)).to(device, torch.bfloat16)
-    model.requires_grad_(False)
+    model: Any = CLIPModel(CLIPConfig(vision_config=vision, projection_dim=768))
+    model.to(device, torch.bfloat16).requires_grad_(False)
     normalise = Normalise(CLIP_MEAN, CLIP_STD).to(device)
     text = nn.functional.normalize(torch.randn(1, 768, device=device), dim=1)
 

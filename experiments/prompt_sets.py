@@ -25,10 +25,7 @@ from distar.rewards.image_reward import load_tokenizer
 
 def main() -> None:
     """Filter both sets as the stage does, and print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("captions", type=Path)
-    parser.add_argument("parti", type=Path)
-    options = parser.parse_args()
+    options = parser().parse_args()
     captions = params_of("text", drop_duplicates=True, near_duplicate_threshold=0.8)
     parti = params_of("parti", drop_duplicates=False, near_duplicate_threshold=None)
     start = time.perf_counter()
@@ -37,6 +34,14 @@ def main() -> None:
     seconds = time.perf_counter() - start
     report = {"filters_seconds": round(seconds, 1), "captions": account(train), "parti": account(evaluation)}
     print(json.dumps(report, indent=2))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("captions", type=Path)
+    arguments.add_argument("parti", type=Path)
+    return arguments
 
 
 def params_of(form: str, drop_duplicates: bool, near_duplicate_threshold: float | None) -> PromptSourceParams:

@@ -130,12 +130,13 @@ def test_files_of_the_frechet_distance_are_fetched_beside_the_rewards(project: P
     (project / "fid").mkdir()
     for name in ("real.npz", "inception.pth"):
         (project / "fid" / name).write_bytes(name.encode())
-    edit(
-        PROFILE, "evaluate", "fid", value={"statistics": "file://fid/real.npz", "inception": "file://fid/inception.pth"}
-    )
+    sources = {"statistics": "file://fid/real.npz", "inception": "file://fid/inception.pth"}
+    edit(PROFILE, "evaluate", "fid", value=sources)
     assert main(["models", "lock"]) == 0
     assert main(["rewards"]) == 0
     found = {path.relative_to(paths.FID).as_posix() for path in paths.FID.rglob("*") if path.is_file()}
-    assert found == {"statistics/real.npz", "inception/inception.pth"}
+    assert found == {"statistics/real.npz", "inception/inception.pth", "sources.json"}
+    assert json.loads(paths.FID_SOURCES.read_text()) == sources
+    assert main(["models", "verify"]) == 0
     (paths.FID / "statistics" / "real.npz").write_bytes(b"real.npy")
     assert main(["models", "verify"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,9 +47,10 @@ def test_command_exists(page: str, words: list[str]) -> None:
             assert set(arguments) <= makefile_targets()
         case "distar":
             parser().parse_args(arguments)  # exits with a usage message if it does not fit
-        case "python":
-            assert arguments[0] == "-m"
+        case "python" if arguments[0] == "-m":
             assert find_spec(arguments[1])
+        case "python":
+            runpy.run_path(str(REPOSITORY / arguments[0]))["parser"]().parse_args(arguments[1:])
         case "dvc":
             changes = [argument for argument in arguments if ":" in argument]
             assert all(parameter_exists(change) for change in changes)
