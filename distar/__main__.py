@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -113,7 +115,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run_stage(options: argparse.Namespace) -> None:
+    _end_with_parent()
     import_module(f"distar.stages.{options.command}").run()
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process with the one that started it: a killed `dvc` must not leave a stage behind."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _run_sample(options: argparse.Namespace) -> None:

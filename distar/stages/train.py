@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import signal
-import sys
 
 import torch
 from accelerate import Accelerator
@@ -43,7 +40,6 @@ CODE = (
 
 def run() -> None:
     """Train from the newest checkpoint of these parameters and inputs, if there is one; write the averaged weights."""
-    _end_with_parent()
     params = load_params()
     with recorded("train") as record:
         accelerator = prepare_torch(params.profile.runtime, params.profile.train.precision)
@@ -88,10 +84,3 @@ def run_fingerprint(params: Params) -> str:
     inputs = (paths.TRAIN_PROMPTS, paths.EMBEDDINGS, paths.REFERENCE.parent, paths.REWARDS, LOCK_PATH)
     relevant = {name: profile[name] for name in sections}
     return fingerprint([params.seed, relevant, hashes_of_code(*CODE)], inputs)
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to end this process with the one that started it: a killed `dvc` must not leave a trainer behind."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
