@@ -27,7 +27,7 @@ from distar.errors import ModelFileError
 from distar.model_files import ModelFiles
 
 
-class ReferenceModel(BaseModel):
+class ReferenceModel(BaseModel, ABC):
     """A reference model in the hub's layout of a diffusers pipeline.
 
     `variant` chooses between a component's files where the repository holds several, such as `fp16`.
@@ -79,6 +79,7 @@ class ReferenceModel(BaseModel):
             folder / name, dtype=torch.float32, variant=self.variant, local_files_only=True
         )
 
+    @abstractmethod
     def build(self, folder: Path, null_prompt: PromptEmbedding) -> Family:
         """Load everything but the text encoders from a folder, in fp32.
 
@@ -86,11 +87,10 @@ class ReferenceModel(BaseModel):
             folder: the pipeline.
             null_prompt: the embedding of "no prompt", a batch of one.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how its networks are loaded")
 
+    @abstractmethod
     def build_text_encoder(self, folder: Path) -> TextEncoder:
         """Load the text encoders and their tokenizers from a folder, in fp32."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how its text encoder is loaded")
 
     def write_pipeline(self, reference_dir: Path, weights_dir: Path, folder: Path) -> None:
         """Write the reference's pipeline with a generator's network and `LCMScheduler`, for plain diffusers.
