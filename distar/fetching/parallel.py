@@ -56,8 +56,8 @@ def in_parallel(
         ThreadPoolExecutor(NUM_THREADS) as pool,
     ):
         work = Work(progress)
-        futures = [pool.submit(task, item, work) for item in items]
-        try:
+        try:  # from the first thread on: an interrupt that is missed here waits for whole downloads
+            futures = [pool.submit(task, item, work) for item in items]
             for future in as_completed(futures):
                 future.result()
         except BaseException:
