@@ -56,7 +56,7 @@ def graph() -> Any:
 def test_stages_are_those_of_the_command_line() -> None:
     assert list(DVC["stages"]) == list(STAGES)
     for name, stage in DVC["stages"].items():
-        assert stage["cmd"] == f"python -m distar {name}"
+        assert stage["cmd"] == f"exec python -m distar {name}"
 
 
 @pytest.mark.parametrize("stage", STAGES)

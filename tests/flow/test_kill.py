@@ -40,7 +40,8 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 def test_a_stage_ends_with_the_dvc_that_runs_it(project: Path) -> None:
     with_pipeline(project)
     edit(PROFILE, "evaluate", "reference", "num_steps", value=1000)  # the baseline takes a while
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    shell = {"SHELL": "/bin/sh"}  # where it is dash, a shell that stays unless told to `exec`
+    environment = {**os.environ, **shell, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "baseline"], env=environment, stdout=subprocess.DEVNULL
     ) as dvc:
