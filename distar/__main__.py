@@ -91,6 +91,21 @@ def parser() -> argparse.ArgumentParser:
     for action in (lock, verify, mirror):
         action.add_argument("--profile", metavar="NAME", help="a profile other than that of params.yaml")
 
+    release = commands.add_parser(
+        "release",
+        help="make keys, and sign releases",
+        description="Published releases: see docs/signing.md.",
+    )
+    actions = release.add_subparsers(dest="action", required=True, metavar="ACTION")
+    keygen = actions.add_parser(
+        "keygen",
+        help="make a key that signs releases",
+        description="Write a new private key to PATH and its public half to PATH.pub; nothing is overwritten.",
+        epilog="With DISTAR_KEY_PASSPHRASE set, the private key is encrypted.",
+    )
+    keygen.add_argument("path", type=Path, metavar="PATH", help="the private key's file")
+    keygen.set_defaults(run=_run_release_keygen)
+
     tiny = commands.add_parser(
         "tiny",
         help="the embedded world: build its models afresh, or check them",
@@ -157,6 +172,14 @@ def _run_models_mirror(options: argparse.Namespace) -> None:
     from distar.models import mirror
 
     mirror(options.profile)
+
+
+def _run_release_keygen(options: argparse.Namespace) -> None:
+    from distar.release.keys import generate_key
+
+    keyid = generate_key(options.path)
+    print(f"{options.path}: the private key {keyid}; keep it secret")
+    print(f"{options.path}.pub: its public half; publish it, and name it in publish.trusted_keys")
 
 
 def _run_tiny_build(options: argparse.Namespace) -> None:
