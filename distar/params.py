@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -53,11 +54,16 @@ class RuntimeParams(_Strict):
 
 
 class PackageParams(_Strict):
-    """What the release is called and may be used for."""
+    """What the release is called and may be used for.
+
+    `licences` says of each source of models what its own page says, by the licence's identifier there, or `unknown`;
+    the sources of prompts say it themselves.
+    """
 
     name: str
     licence: str
     notice: str
+    licences: dict[str, str]
 
 
 class Profile(_Strict):
@@ -87,11 +93,41 @@ class Profile(_Strict):
                     raise ValueError(f"{field} names {name!r}; `rewards` has {', '.join(self.rewards)}")
         return self
 
+    @model_validator(mode="after")
+    def _licences_are_of_the_sources(self) -> Profile:
+        sources = {files.source for folder, files in profile_files(self).items() if not is_prompts(folder)}
+        stated = self.package.licences.keys()
+        if lacking := sorted(sources - stated):
+            raise ValueError(
+                f"package.licences says nothing of {', '.join(lacking)}; add what each source's page states, "
+                "or `unknown`"
+            )
+        if needless := sorted(stated - sources):
+            raise ValueError(f"package.licences names {', '.join(needless)}, which no model is from; remove it")
+        return self
+
 
 class PublishParams(_Strict):
-    """Where releases go: `file://folder` (relative to the project) or `s3://bucket/prefix`."""
+    """Where releases go, and whose signatures they bear.
+
+    Attributes:
+        url: `file://folder` (relative to the project) or `s3://bucket/prefix`.
+        signing_key: the path of a private key, or the URI of one in a service (docs/signing.md), or none.
+        trusted_keys: paths of the public keys whose signatures the audit accepts.
+    """
 
     url: str
+    signing_key: str | None
+    trusted_keys: list[str]
+
+    @field_validator("signing_key")
+    @classmethod
+    def _no_key_itself(cls, value: str | None) -> str | None:
+        if value and "PRIVATE KEY" in value:
+            raise PydanticCustomError(
+                "secret", "got a private key itself, expected the path of its file: DVC records what stands here"
+            )
+        return value
 
 
 class ModelsParams(_Strict):
@@ -153,6 +189,11 @@ def profile_files(profile: Profile) -> dict[Path, ModelFiles]:
     return {folder / part: files for folder, parts in components.items() for part, files in parts.items()}
 
 
+def is_prompts(folder: Path) -> bool:
+    """Say whether a folder of `profile_files` holds a source of prompts."""
+    return folder.is_relative_to(paths.PROMPT_SOURCES)
+
+
 def lock_path(profile: str) -> Path:
     """Return where a profile's model files are pinned."""
     return PROFILES_DIR / f"{profile}.lock.json"
@@ -183,6 +224,8 @@ def _explain(path: Path, problem: Any, model: type[BaseModel]) -> str:
             return f"{path}: {field}: there is no such parameter; check its spelling, or remove it"
         case "missing":
             return f"{path}: {field}: this parameter is missing; add it (nothing has a hidden default)"
+        case "secret":
+            return f"{path}: {field}: {problem['msg']}"
         case _:
             message = re.sub("^Value error, ", "", problem["msg"])
             return f"{path}: {field}: got {problem['input']!r}: {message}" if field else f"{path}: {message}"

@@ -479,7 +479,8 @@ class KeyService(BaseHTTPRequestHandler):
                 form = serialization.PublicFormat.SubjectPublicKeyInfo
                 der = self.private.public_key().public_bytes(serialization.Encoding.DER, form)
                 answer = {"PublicKey": base64.b64encode(der).decode(), "SigningAlgorithms": ["ECDSA_SHA_256"]}
-            case "TrentService.Sign":
+            case _:
+                assert self.headers["X-Amz-Target"] == "TrentService.Sign"
                 assert request["MessageType"] == "DIGEST"
                 digest = base64.b64decode(request["Message"])
                 signature = self.signs_with.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
