@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -25,6 +26,8 @@ from distar.training.params import TrainParams
 
 PARAMS_PATH = Path("params.yaml")
 PROFILES_DIR = Path("profiles")
+
+_CREDENTIALS = re.compile(r"//[^/]*@|[?#]|(AKIA|ASIA)[A-Z0-9]{16}")
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -89,9 +92,25 @@ class Profile(_Strict):
 
 
 class PublishParams(_Strict):
-    """Where releases go: `file://folder` (relative to the project) or `s3://bucket/prefix`."""
+    """Where releases go: `file://folder` (relative to the project) or `s3://bucket/prefix`.
 
-    url: str
+    `endpoint_url` tells where that S3 is; null is Amazon's, or the one that the environment names.
+    """
+
+    url: str = Field(pattern="^(s3|file)://.")
+    endpoint_url: str | None = Field(pattern="^https?://.")
+
+    @field_validator("url", "endpoint_url", mode="before")
+    @classmethod
+    def _without_credentials(cls, url: Any) -> Any:
+        """Refuse what may be a secret before anything repeats it."""
+        if isinstance(url, str) and _CREDENTIALS.search(url):
+            raise PydanticCustomError(
+                "credentials",
+                "this holds what may be credentials (a user, a query, an access key), which belong in the environment: "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; write the URL without them",
+            )
+        return url
 
 
 class ModelsParams(_Strict):
@@ -183,6 +202,8 @@ def _explain(path: Path, problem: Any, model: type[BaseModel]) -> str:
             return f"{path}: {field}: there is no such parameter; check its spelling, or remove it"
         case "missing":
             return f"{path}: {field}: this parameter is missing; add it (nothing has a hidden default)"
+        case "credentials":  # what was got is not repeated: it would stand in logs
+            return f"{path}: {field}: {problem['msg']}"
         case _:
             message = re.sub("^Value error, ", "", problem["msg"])
             return f"{path}: {field}: got {problem['input']!r}: {message}" if field else f"{path}: {message}"

@@ -71,7 +71,8 @@ def make_project(folder: Path, models: Path) -> Path:
     profile["evaluate"]["diversity"] |= {"num_prompts": 2, "num_images_per_prompt": 2}
     (folder / "profiles").mkdir()
     YAML().dump(profile, folder / "profiles" / "mini.yaml")
-    shared = {"profile": "mini", "seed": 0, "publish": {"url": "file://published"}, "models": {"mirror": None}}
+    publish = {"url": "file://published", "endpoint_url": None}
+    shared = {"profile": "mini", "seed": 0, "publish": publish, "models": {"mirror": None}}
     YAML().dump(shared, folder / "params.yaml")
     pin_sources(folder)
     text = (REPOSITORY / "dvc.yaml").read_text().replace("      - models/tiny/prompts\n", "")

@@ -57,7 +57,7 @@ def test_chain_leaves_what_it_promises(copies: tuple[Path, Path]) -> None:
         assert 0 <= metrics[system]["judge_accuracy"] <= 1
         assert metrics[system]["diversity"] > 0
     release = json.loads((folder / "outputs" / "receipt.json").read_text())["release"]
-    assert (folder / "published" / "aliases" / "latest").read_text().strip() == release
+    assert json.loads((folder / "published" / "aliases" / "latest.json").read_text())["release"] == release
     assert "simulated" in (folder / "reports" / "index.html").read_text()
     assert "simulated" in (folder / "outputs" / "release" / "README.md").read_text()
     for stage in STAGES:
