@@ -123,6 +123,14 @@ def _add_release(commands: argparse._SubParsersAction) -> None:
         description="Releases in a store: see docs/releases.md. A RELEASE is an id, eight digits of it, or an alias.",
     )
     actions = release.add_subparsers(dest="action", required=True, metavar="ACTION")
+    keygen = actions.add_parser(
+        "keygen",
+        help="make a key that signs releases",
+        description="Write a new private key to PATH and its public half to PATH.pub; nothing is overwritten.",
+        epilog="With DISTAR_KEY_PASSPHRASE set, the private key is encrypted.",
+    )
+    keygen.add_argument("path", type=Path, metavar="PATH", help="the private key's file")
+    keygen.set_defaults(run=_run_release_keygen)
     listing = actions.add_parser(
         "list",
         help="every release, and the aliases that point at it",
@@ -258,6 +266,14 @@ def _show(options: argparse.Namespace, data: object, shown: object) -> None:
         Console().print_json(data=data)
     else:
         Console().print(shown, highlight=False, soft_wrap=isinstance(shown, str))
+
+
+def _run_release_keygen(options: argparse.Namespace) -> None:
+    from distar.release.keys import generate_key
+
+    keyid = generate_key(options.path)
+    print(f"{options.path}: the private key {keyid}; keep it secret")
+    print(f"{options.path}.pub: its public half; publish it, and name it in publish.trusted_keys")
 
 
 def _run_tiny_build(options: argparse.Namespace) -> None:

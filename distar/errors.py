@@ -7,6 +7,7 @@ DistarError
 ├── WorkDirectoryError  a training directory is in use or belongs to other parameters
 ├── TrainingError       training went wrong and was stopped
 ├── ReleaseError        a release is incomplete or its store refuses it
+├── SigningError        a key cannot be used, or a signature does not hold
 └── StorageError        the disk is full, or a store cannot be reached or refuses
 """
 
@@ -39,6 +40,10 @@ class TrainingError(DistarError):
 
 class ReleaseError(DistarError):
     """A release is incomplete, or differs from what its store already holds."""
+
+
+class SigningError(DistarError):
+    """A key cannot be used, or a signature or what it signs is not what it should be."""
 
 
 class StorageError(DistarError):
