@@ -1,4 +1,4 @@
-"""The command line: stages, `distar sample`, `models`, `release`, `tiny`. Heavy imports wait until needed."""
+"""The command line: stages, `distar sample`, `models`, `release`, `audit`, `tiny`. Heavy imports wait until needed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from distar.commands.audit import add_audit
 from distar.errors import DistarError
 
 STAGES = {
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
         action.add_argument("--profile", metavar="NAME", help="a profile other than that of params.yaml")
 
     _add_release(commands)
+    add_audit(commands)
 
     tiny = commands.add_parser(
         "tiny",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from distar.lineage.runs import runs_behind
 from distar.model_files import ModelFiles
 from distar.params import Params, load_params, lock_path, profile_files
 from distar.release.package import MANIFEST, read_manifest
+from distar.release.releases import parse_manifest
 
 _ROLES = {
     paths.REFERENCE: "reference",
@@ -32,12 +34,13 @@ def state_provenance(folder: Path) -> Statement:
     Raises:
         ReleaseError: the folder is incomplete.
     """
-    release_id, files = read_manifest(folder)
+    content = read_manifest(folder)
+    files = parse_manifest(content, str(folder / MANIFEST))
     yaml = YAML(typ="safe")
     stages = yaml.load(DVC_LOCK)["stages"] if DVC_LOCK.exists() else {}  # stages run by hand, which the audit tells
     digest = digest_of_pins({**files, MANIFEST: pin_file(folder / MANIFEST)})["sha256"]
     return make_statement(
-        release_id,
+        hashlib.sha256(content).hexdigest(),
         files,
         yaml.load(folder / "params.yaml"),
         runs_behind(paths.RELEASE.as_posix(), digest),

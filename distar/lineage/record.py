@@ -21,7 +21,7 @@ from typing import Any
 
 from distar.atomic import written_whole
 from distar.hashing import pin_file, pin_folder, sha256_of
-from distar.lineage.pipeline import DVC_LOCK, read_stages
+from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
 from distar.lineage.secrets import without_secrets
 
 LOCK_PATH = Path("requirements/lock.txt")
@@ -51,7 +51,7 @@ def recorded(name: str) -> Iterator[dict[str, Any]]:
     stage = stages[name]
     started, clock = datetime.now(UTC), time.monotonic()
     before = {
-        "git": _git_state(ours={DVC_LOCK, *(path for each in stages.values() for path in each.outputs)}),
+        "git": _git_state(ours=_written_by_dvc(stages.values())),
         "parameters": stage.parameter_values(),
         "inputs": digests(stage.inputs),
     }
@@ -102,6 +102,12 @@ def _digest(place: Path) -> dict[str, Any] | None:
 
 def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _written_by_dvc(stages: Iterable[Stage]) -> set[Path]:
+    """Return what changes by running the pipeline: outputs, and DVC's own notes of them."""
+    outputs = {path for stage in stages for path in stage.outputs}
+    return {DVC_LOCK, *outputs, *(path.parent / ".gitignore" for path in outputs)}
 
 
 def _git_state(ours: set[Path]) -> dict[str, Any] | None:

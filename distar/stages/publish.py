@@ -9,9 +9,11 @@ from rich.console import Console
 
 from distar import paths
 from distar.atomic import written_whole
+from distar.attesting import state_provenance
 from distar.lineage.record import recorded
 from distar.params import load_params
 from distar.release.releases import point, publish
+from distar.release.signing import attach
 from distar.release.storage import Store, open_store
 
 
@@ -35,3 +37,4 @@ def run() -> None:
 
 def _attach(store: Store, release_id: str) -> None:
     """Write what is said about the release, before its manifest makes it visible."""
+    attach(store, release_id, state_provenance(paths.RELEASE), None)
