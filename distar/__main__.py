@@ -1,4 +1,4 @@
-"""The command line: stages, `distar sample`, `distar models`, `distar tiny`. Heavy imports wait until needed."""
+"""The command line: stages, `distar sample`, `models`, `release`, `audit`, `tiny`. Heavy imports wait until needed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from distar.commands.audit import add_audit
 from distar.errors import DistarError
 
 STAGES = {
@@ -91,20 +92,8 @@ def parser() -> argparse.ArgumentParser:
     for action in (lock, verify, mirror):
         action.add_argument("--profile", metavar="NAME", help="a profile other than that of params.yaml")
 
-    release = commands.add_parser(
-        "release",
-        help="make keys, and sign releases",
-        description="Published releases: see docs/signing.md.",
-    )
-    actions = release.add_subparsers(dest="action", required=True, metavar="ACTION")
-    keygen = actions.add_parser(
-        "keygen",
-        help="make a key that signs releases",
-        description="Write a new private key to PATH and its public half to PATH.pub; nothing is overwritten.",
-        epilog="With DISTAR_KEY_PASSPHRASE set, the private key is encrypted.",
-    )
-    keygen.add_argument("path", type=Path, metavar="PATH", help="the private key's file")
-    keygen.set_defaults(run=_run_release_keygen)
+    _add_release(commands)
+    add_audit(commands)
 
     tiny = commands.add_parser(
         "tiny",
@@ -127,6 +116,62 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print JSON instead of a table")
     check.set_defaults(run=_run_tiny_check)
     return root
+
+
+def _add_release(commands: argparse._SubParsersAction) -> None:
+    release = commands.add_parser(
+        "release",
+        help="list, download, promote and verify releases in a store",
+        description="Releases in a store: see docs/releases.md. A RELEASE is an id, eight digits of it, or an alias.",
+    )
+    actions = release.add_subparsers(dest="action", required=True, metavar="ACTION")
+    keygen = actions.add_parser(
+        "keygen",
+        help="make a key that signs releases",
+        description="Write a new private key to PATH and its public half to PATH.pub; nothing is overwritten.",
+        epilog="With DISTAR_KEY_PASSPHRASE set, the private key is encrypted.",
+    )
+    keygen.add_argument("path", type=Path, metavar="PATH", help="the private key's file")
+    keygen.set_defaults(run=_run_release_keygen)
+    listing = actions.add_parser(
+        "list",
+        help="every release, and the aliases that point at it",
+        description="List every release of the store, and the aliases that point at it.",
+    )
+    listing.set_defaults(run=_run_release_list)
+    download = actions.add_parser(
+        "download",
+        help="a release's folder, every file checked",
+        description="Download a release into a new folder, which appears whole or not at all.",
+    )
+    download.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    download.set_defaults(run=_run_release_download)
+    promote = actions.add_parser(
+        "promote",
+        help="point an alias at a release",
+        description="Move an alias to a release; refused if somebody else moved it meanwhile.",
+    )
+    verify = actions.add_parser(
+        "verify",
+        help="hash every file of a release where it is stored",
+        description="Hash every file of a release where it is stored; fail if one is missing or not as published.",
+    )
+    for action in (download, promote, verify):
+        action.add_argument("release", metavar="RELEASE", help="its id, at least eight digits of it, or an alias")
+    verify.set_defaults(run=_run_release_verify)
+    promote.set_defaults(run=_run_release_promote)
+    promote.add_argument("--expect", metavar="ID", help="where the alias must point now; `none`: it must not exist")
+    history = actions.add_parser(
+        "history",
+        help="who moved an alias, when, from where to where",
+        description="Tell who moved an alias, when, from where to where; newest last.",
+    )
+    history.set_defaults(run=_run_release_history)
+    for action in (promote, history):
+        action.add_argument("alias", metavar="ALIAS", help="a name such as `production`")
+    for action in (listing, download, promote, history, verify):
+        action.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
+        action.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _run_stage(options: argparse.Namespace) -> None:
@@ -156,15 +201,10 @@ def _run_models_lock(options: argparse.Namespace) -> None:
 def _run_models_verify(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from distar.models import table, verify
 
     verified = verify(options.profile)
-    if options.json:
-        Console().print_json(data=asdict(verified))
-    else:
-        Console().print(table(verified))
+    _show(options, asdict(verified), table(verified))
     return 1 if verified.differences else 0
 
 
@@ -172,6 +212,62 @@ def _run_models_mirror(options: argparse.Namespace) -> None:
     from distar.models import mirror
 
     mirror(options.profile)
+
+
+def _run_release_list(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from distar.releasing import chosen_store, list_releases, releases_table
+
+    releases = list_releases(chosen_store(options.store))
+    _show(options, [asdict(release) for release in releases], releases_table(releases))
+
+
+def _run_release_download(options: argparse.Namespace) -> None:
+    from distar.release.releases import download, find
+    from distar.releasing import chosen_store
+
+    store = chosen_store(options.store)
+    release_id = find(store, options.release)
+    download(store, release_id, options.out)
+    _show(options, {"release": release_id, "folder": str(options.out)}, f"{options.out} is release {release_id}")
+
+
+def _run_release_promote(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from distar.releasing import chosen_store, promote, promoted_text
+
+    promoted = promote(chosen_store(options.store), options.release, options.alias, options.expect)
+    _show(options, asdict(promoted), promoted_text(promoted))
+
+
+def _run_release_history(options: argparse.Namespace) -> None:
+    from distar.release.releases import history
+    from distar.releasing import chosen_store, history_table
+
+    moves = history(chosen_store(options.store), options.alias)
+    _show(options, [one.entry() for one in moves], history_table(moves))
+
+
+def _run_release_verify(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from distar.releasing import chosen_store, verified, verified_table
+
+    found = verified(chosen_store(options.store), options.release)
+    _show(options, asdict(found), verified_table(found))
+    return 1 if found.problems else 0
+
+
+def _show(options: argparse.Namespace, data: object, shown: object) -> None:
+    """Print what a command found, for machines or for people."""
+    from rich.console import Console
+
+    if options.json:
+        Console().print_json(data=data)
+    else:
+        Console().print(shown, highlight=False, soft_wrap=isinstance(shown, str))
 
 
 def _run_release_keygen(options: argparse.Namespace) -> None:
@@ -189,15 +285,10 @@ def _run_tiny_build(options: argparse.Namespace) -> None:
 
 
 def _run_tiny_check(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from distar.tiny.check import check, table
 
     results = check()
-    if options.json:
-        Console().print_json(data=results)
-    else:
-        Console().print(table(results))
+    _show(options, results, table(results))
 
 
 def _positive(text: str) -> int:

@@ -27,6 +27,8 @@ from distar.training.params import TrainParams
 PARAMS_PATH = Path("params.yaml")
 PROFILES_DIR = Path("profiles")
 
+_CREDENTIALS = re.compile(r"//[^/]*@|[?#]|(AKIA|ASIA)[A-Z0-9]{16}")
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -112,22 +114,36 @@ class PublishParams(_Strict):
 
     Attributes:
         url: `file://folder` (relative to the project) or `s3://bucket/prefix`.
+        endpoint_url: where that S3 is; null is Amazon's, or the one that the environment names.
         signing_key: the path of a private key, or the URI of one in a service (docs/signing.md), or none.
         trusted_keys: paths of the public keys whose signatures the audit accepts.
     """
 
-    url: str
+    url: str = Field(pattern="^(s3|file)://.")
+    endpoint_url: str | None = Field(pattern="^https?://.")
     signing_key: str | None
     trusted_keys: list[str]
 
-    @field_validator("signing_key")
+    @field_validator("url", "endpoint_url", mode="before")
     @classmethod
-    def _no_key_itself(cls, value: str | None) -> str | None:
-        if value and "PRIVATE KEY" in value:
+    def _without_credentials(cls, url: Any) -> Any:
+        """Refuse what may be a secret before anything repeats it."""
+        if isinstance(url, str) and _CREDENTIALS.search(url):
             raise PydanticCustomError(
-                "secret", "got a private key itself, expected the path of its file: DVC records what stands here"
+                "credentials",
+                "this holds what may be credentials (a user, a query, an access key), which belong in the environment: "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; write the URL without them",
             )
-        return value
+        return url
+
+    @field_validator("signing_key", mode="before")
+    @classmethod
+    def _no_key_itself(cls, key: Any) -> Any:
+        if "PRIVATE KEY" in str(key):
+            raise PydanticCustomError(
+                "credentials", "got a private key itself, expected the path of its file: DVC records what stands here"
+            )
+        return key
 
 
 class ModelsParams(_Strict):
@@ -224,7 +240,7 @@ def _explain(path: Path, problem: Any, model: type[BaseModel]) -> str:
             return f"{path}: {field}: there is no such parameter; check its spelling, or remove it"
         case "missing":
             return f"{path}: {field}: this parameter is missing; add it (nothing has a hidden default)"
-        case "secret":
+        case "credentials":  # what was got is not repeated: it would stand in logs
             return f"{path}: {field}: {problem['msg']}"
         case _:
             message = re.sub("^Value error, ", "", problem["msg"])

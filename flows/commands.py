@@ -9,6 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from prefect.runtime import flow_run
+
+from distar.lineage.record import runs_dir
+
 _SECONDS_TO_END = 30.0
 
 
@@ -37,7 +41,7 @@ def stream(
         text=True,
         start_new_session=True,
         cwd=cwd,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env=_environment(),
     )
     assert process.stdout is not None  # noqa: S101  PIPE was asked for
     try:
@@ -52,6 +56,19 @@ def stream(
         process.stdout.close()
     if status:
         raise CommandError(f"`{' '.join(command)}` ended with status {status}:\n" + "\n".join(tail))
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, and what a stage's record needs to know: the flow run, and where records go.
+
+    Records go to this project's folder from a worktree too, which is gone when its run has ended.
+    """
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DISTAR_RUNS_DIR": str(runs_dir().absolute()),
+        "DISTAR_FLOW_RUN_ID": flow_run.id or "",
+    }
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:

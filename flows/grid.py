@@ -24,8 +24,8 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from distar.errors import ParameterError
+from distar.worktree import DVC, current_revision, worktree
 from flows.commands import stream
-from flows.worktree import DVC, current_revision, worktree
 
 Row = dict[str, str | int | float]
 

@@ -46,7 +46,7 @@ def save_models(folder: Path) -> None:
 
 
 def make_project(folder: Path, models: Path) -> Path:
-    """Write a project folder around miniature models: parameters, profile, lock and prompts."""
+    """Write a project folder around miniature models: parameters, profile, lock, prompts and the real dvc.yaml."""
     shutil.copytree(models, folder / "models")
     profile = YAML().load(REPOSITORY / "profiles" / "tiny.yaml")
     profile["embeddings"] |= {"batch_size": 2, "shard_size": 2}
@@ -72,10 +72,12 @@ def make_project(folder: Path, models: Path) -> Path:
     profile["evaluate"]["diversity"] |= {"num_prompts": 2, "num_images_per_prompt": 2}
     (folder / "profiles").mkdir()
     YAML().dump(profile, folder / "profiles" / "mini.yaml")
-    publish = {"url": "file://published", "signing_key": None, "trusted_keys": []}
+    publish = {"url": "file://published", "endpoint_url": None, "signing_key": None, "trusted_keys": []}
     shared = {"profile": "mini", "seed": 0, "publish": publish, "models": {"mirror": None}}
     YAML().dump(shared, folder / "params.yaml")
     pin_sources(folder)
+    text = (REPOSITORY / "dvc.yaml").read_text().replace("      - models/tiny/prompts\n", "")
+    (folder / "dvc.yaml").write_text(text)
     (folder / "requirements").mkdir()
     shutil.copy(REPOSITORY / "requirements" / "lock.txt", folder / "requirements")
     (folder / "prompts").mkdir()
@@ -110,21 +112,20 @@ def state_licences(folder: Path) -> None:
 
 
 def with_pipeline(folder: Path) -> Path:
-    """Turn a miniature into a git and DVC project with the real dvc.yaml and code."""
+    """Turn a miniature into a git and DVC project with the real code."""
     for name in ("distar", "flows"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    text = (REPOSITORY / "dvc.yaml").read_text().replace("      - models/tiny/prompts\n", "")
-    (folder / "dvc.yaml").write_text(text)
     shutil.copy(REPOSITORY / ".gitignore", folder)
-    commands = [
-        ["git", "init", "-q", "-b", "main"],
-        ["git", "config", "user.email", "test@example.org"],
-        ["git", "config", "user.name", "test"],
-        [sys.executable, "-m", "dvc", "init", "-q"],
-        ["git", "add", "-A"],
-        ["git", "commit", "-qm", "Begin"],
-    ]
-    for command in commands:
+    return git_init(folder, [sys.executable, "-m", "dvc", "init", "-q"])
+
+
+def git_init(folder: Path, *commands: list[str]) -> Path:
+    """Turn a folder into a git project, run the commands in it, and commit everything."""
+    shutil.copy(REPOSITORY / ".gitignore", folder)
+    configuration = {"user.email": "test@example.org", "user.name": "test"}
+    configure = [["git", "config", name, value] for name, value in configuration.items()]
+    commit = [["git", "add", "-A"], ["git", "commit", "-qm", "Begin"]]
+    for command in [["git", "init", "-q", "-b", "main"], *configure, *commands, *commit]:
         subprocess.run(command, cwd=folder, check=True)
     return folder
 
@@ -136,6 +137,12 @@ def run_dvc(folder: Path, *arguments: str) -> str:
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def record_of(stage: str, folder: Path = Path()) -> dict[str, Any]:
+    """Read the newest record of a stage."""
+    records = [json.loads(path.read_text()) for path in (folder / "runs" / stage).glob("*.json")]
+    return max(records, key=lambda record: record["ended"])
 
 
 def edit(path: Path, *keys: str, value: Any) -> None:

@@ -20,19 +20,42 @@ if TYPE_CHECKING:
 
 _SOURCE = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<root>.*[^/]))?/?")
 _CHUNK = 256 * 1024
-_REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _REMEDY_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_TOLD = {  # by what the store calls it, or by the status alone: a HEAD is answered without a name
+    "NoSuchBucket": "there is no such bucket; check its name, or create it",
+    **dict.fromkeys(
+        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
+        f"the store refuses the credentials ({{code}}); {_REMEDY_CREDENTIALS}",
+    ),
+    **dict.fromkeys(
+        ("AccessDenied", "AllAccessDisabled", "403"),
+        "these credentials may not do this ({code}); docs/releases.md lists the permissions that are needed",
+    ),
+    **dict.fromkeys(
+        ("RequestTimeTooSkewed", "RequestExpired"),
+        "this machine's clock differs from the store's ({code}); set the clock and run again",
+    ),
+    **dict.fromkeys(
+        ("SlowDown", "ServiceUnavailable", "TooManyRequests", "Throttling", "RequestLimitExceeded", "429", "503"),
+        "the store is too busy ({code}, tried {tries} times); run again later, or let AWS_MAX_ATTEMPTS be larger",
+    ),
+    **dict.fromkeys(
+        ("InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "507"),
+        "the store has no space left ({code}: {message}); free some and run again",
+    ),
+}
 
 
-def s3_client() -> Any:
-    """Make a client from the environment; AWS_ENDPOINT_URL names a store other than Amazon's."""
+def s3_client(endpoint_url: str | None = None) -> Any:
+    """Make a client from the environment; `endpoint_url`, or AWS_ENDPOINT_URL, names a store other than Amazon's."""
     import boto3
     from botocore.config import Config
 
     config = Config(
         connect_timeout=10, read_timeout=30, max_pool_connections=2 * NUM_THREADS, retries={"mode": "standard"}
     )
-    return boto3.Session().client("s3", config=config)  # the default session would keep the first credentials
+    session = boto3.Session()  # the default session would keep the first credentials
+    return session.client("s3", endpoint_url=endpoint_url, config=config)
 
 
 @dataclass(frozen=True)
@@ -98,12 +121,13 @@ class S3Folder:
 
 
 @contextmanager
-def s3_errors_told(url: str) -> Iterator[None]:
+def s3_errors_told(url: str, endpoint_url: str | None = None) -> Iterator[None]:
     """Turn what S3 and its client say into errors with a remedy.
 
     Raises:
         FileMissingError: there is no such object.
-        StorageError: credentials are missing or refused, there is no such bucket, or the store cannot be reached.
+        StorageError: credentials are missing or refused, there is no such bucket, or the store cannot be reached, is
+            too busy or full.
         TemporaryError: the connection broke while an object was read.
     """
     from boto3.exceptions import S3UploadFailedError
@@ -129,18 +153,16 @@ def s3_errors_told(url: str) -> Iterator[None]:
     except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError) as error:
         raise TemporaryError(f"{url}: the connection broke ({error}); run again") from error
     except BotoCoreError as error:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "Amazon's S3")
-        raise StorageError(
-            f"{url}: {endpoint} cannot be reached ({error}); check the network and AWS_ENDPOINT_URL"
-        ) from error
+        name = "publish.endpoint_url" if endpoint_url else "AWS_ENDPOINT_URL"
+        named = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get(name, "Amazon's S3")
+        raise StorageError(f"{url}: {named} cannot be reached ({error}); check the network and {name}") from error
 
 
 def _told(error: ClientError, url: str) -> Exception:
     code, message = (error.response.get("Error", {}).get(key, "") for key in ("Code", "Message"))
+    about = error.response.get("ResponseMetadata", {})
     if code in {"NoSuchKey", "404"}:
         return FileMissingError(f"{url}: there is no such object")
-    if code == "NoSuchBucket":
-        return StorageError(f"{url}: there is no such bucket; check its name, or create it")
-    if code in _REFUSED:
-        return StorageError(f"{url}: the store refuses the credentials ({code}); {_REMEDY_CREDENTIALS}")
-    return StorageError(f"{url}: the store answers {code}: {message}")
+    text = _TOLD.get(code) or _TOLD.get(str(about.get("HTTPStatusCode")), "the store answers {code}: {message}")
+    tries = 1 + about.get("RetryAttempts", 0)
+    return StorageError(f"{url}: {text.format(code=code, message=message, tries=tries)}")

@@ -1,58 +1,127 @@
-"""The record of one stage's run, `runs/STAGE.json`: when, where and with what it ran.
+"""The record of one stage's run, `runs/STAGE/KEY.json`: what, when, where and with what it ran.
 
-It stands outside DVC's hashed outputs, for it never comes out twice the same.
+It stands outside DVC's hashed outputs, for it never comes out twice the same. KEY hashes what went in and what came
+out: a later run that makes something else leaves the record of what is restored from DVC's cache one day.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from distar.atomic import written_whole
+from distar.hashing import pin_file, pin_folder, sha256_of
+from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
+from distar.lineage.secrets import without_secrets
 
-RUNS_DIR = Path("runs")
 LOCK_PATH = Path("requirements/lock.txt")
-_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "dvc")
+_LIBRARIES = (
+    "torch", "torchvision", "diffusers", "transformers", "accelerate", "safetensors", "open-clip-torch",
+    "hpsv2", "image-reward", "numpy", "pillow", "dvc", "prefect",
+)  # fmt: skip
+
+
+def runs_dir() -> Path:
+    """Where records are kept: `DISTAR_RUNS_DIR`, or `runs` in the project."""
+    return Path(os.environ.get("DISTAR_RUNS_DIR", "runs"))
 
 
 @contextmanager
-def recorded(stage: str) -> Iterator[dict[str, object]]:
+def recorded(name: str) -> Iterator[dict[str, Any]]:
     """Write the record of a stage when its body ends well; the body may add to the yielded dictionary.
 
-    Of several processes of one stage, the first alone writes.
+    Inputs, outputs and parameters are those that dvc.yaml names. Of several processes of one stage, the first
+    alone writes.
     """
-    started, clock = datetime.now(UTC), time.monotonic()
-    extra: dict[str, object] = {}
-    yield extra
+    extra: dict[str, Any] = {}
     if os.environ.get("RANK", "0") != "0":
+        yield extra
         return
+    stages = read_stages()
+    stage = stages[name]
+    started, clock = datetime.now(UTC), time.monotonic()
+    before = {
+        "git": _git_state(ours=_written_by_dvc(stages.values())),
+        "parameters": stage.parameter_values(),
+        "inputs": digests(stage.inputs),
+    }
+    yield extra
+    seconds, processes = time.monotonic() - clock, int(os.environ.get("WORLD_SIZE", "1"))
+    outputs = digests(stage.outputs)
     record = {
-        "stage": stage,
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - clock, 2),
-        "git": _git_state(),
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "machine": {"system": platform.platform(), "cpu": platform.machine(), "cores": os.cpu_count()},
+        "stage": name,
+        "started": started.isoformat(timespec="milliseconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "seconds": round(seconds, 2),
+        "processes": processes,
+        "cost_seconds": round(seconds * processes, 2),
+        **before,
+        "outputs": outputs,
+        "flow_run": os.environ.get("DISTAR_FLOW_RUN_ID") or None,
+        "environment": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "libraries": {library: version(library) for library in _LIBRARIES},
+            "lock": sha256_of(LOCK_PATH) if LOCK_PATH.exists() else None,
+        },
+        "machine": {"host": platform.node(), "cpu": platform.machine(), "cores": os.cpu_count()},
+        "device": None,
         **extra,
     }
-    with written_whole(RUNS_DIR / f"{stage}.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with written_whole(runs_dir() / name / f"{_key(before['inputs'], outputs)}.json") as path:
+        path.write_text(json.dumps(without_secrets(record), indent=2) + "\n", encoding="utf-8")
 
 
-def _git_state() -> dict[str, object] | None:
+def digests(places: Iterable[Path]) -> dict[str, dict[str, Any] | None]:
+    """Hash files and folders as wholes; None where there is nothing."""
+    return {place.as_posix(): _digest(place) for place in places}
+
+
+def digest_of_pins(pins: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Hash a folder's files (each `{"sha256", "bytes"}`) as a whole, wherever the folder lies."""
+    text = json.dumps({name: pin["sha256"] for name, pin in pins.items()}, sort_keys=True)
+    size = sum(int(pin["bytes"]) for pin in pins.values())
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": size, "files": len(pins)}
+
+
+def _digest(place: Path) -> dict[str, Any] | None:
+    if place.is_dir():
+        return digest_of_pins({k: pin for k, pin in pin_folder(place).items() if "__pycache__" not in Path(k).parts})
+    return {**pin_file(place), "files": 1} if place.exists() else None
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _written_by_dvc(stages: Iterable[Stage]) -> set[Path]:
+    """Return what changes by running the pipeline: outputs, and DVC's own notes of them."""
+    outputs = {path for stage in stages for path in stage.outputs}
+    return {DVC_LOCK, *outputs, *(path.parent / ".gitignore" for path in outputs)}
+
+
+def _git_state(ours: set[Path]) -> dict[str, Any] | None:
+    """Return the commit, what differs from it except what the pipeline itself writes, and where it comes from."""
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        commit = git("rev-parse", "HEAD").strip()
+        status = git("status", "--porcelain", "--untracked-files=all", "--no-renames", "-z", "--", ".").split("\0")
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None  # an exported tree without git: the record says so by holding null
+    paths = sorted(Path(entry[3:]) for entry in status if entry)
+    changed = [path.as_posix() for path in paths if not any(path == own or own in path.parents for own in ours)]
+    remote = subprocess.run(["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False)
+    return {"commit": commit, "changed": changed, "remote": remote.stdout.strip() or None}

@@ -1,75 +1,107 @@
-"""Where releases are kept: content-addressed blobs, one manifest a release, aliases that point at releases.
+"""Where releases are kept, and the few things that every store can do; `distar.release.releases` builds on these alone.
 
-    blobs/sha256/HASH     each distinct file, once
-    releases/ID.json      the manifest; ID is its sha256; written after all its blobs
-    aliases/NAME          the id that NAME points at
+    blobs/sha256/HASH       each distinct file, once; what stands there is whole
+    attestations/ID/NAME    what is said about a release
+    releases/ID.json        the manifest; ID is its sha256
+    aliases/NAME.json       the release that NAME points at, and how it came there
 
-A reader that starts at a manifest never sees half a release, whenever the writer was stopped.
+Blobs are large and are streamed. All else are documents: small, read whole, and written under a condition, so that of
+several writers one succeeds and the others know.
 """
 
 from __future__ import annotations
 
-import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-from distar.atomic import written_whole
 from distar.errors import ReleaseError
-from distar.hashing import sha256_of
-from distar.progress import track
-from distar.release.package import MANIFEST, read_manifest
+from distar.fetching.parallel import Work
+from distar.fetching.source import Pin
 
-Outcome = Literal["created", "identical"]
+CHUNK = 1024 * 1024
 
 
-class LocalStore:
-    """A store in a folder of this machine."""
+class Document(NamedTuple):
+    """A document as it was read: its content, and the version to replace it by."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    content: bytes
+    version: str
 
-    def publish(self, folder: Path) -> tuple[str, Outcome]:
-        """Publish a packaged folder; return its id and whether it is new.
+
+class Store(ABC):
+    """A store of releases. All methods may raise StorageError: it refuses, cannot be reached, or is full."""
+
+    url: str
+
+    @abstractmethod
+    def has_blob(self, pin: Pin) -> bool:
+        """Say whether the blob is there, whole."""
+
+    @abstractmethod
+    def put_blob(self, path: Path, pin: Pin, work: Work) -> None:
+        """Store a file that is read and hashed once; its bytes are counted. It appears whole or not at all.
 
         Raises:
-            ReleaseError: the folder is incomplete, or the store holds something else under the same hash.
+            ReleaseError: the file's content is not the pinned one, and is not stored; or the store holds something
+                else under its hash.
         """
-        release_id, files = read_manifest(folder)
-        with track("publish", len(files)) as progress:
-            for name, pin in files.items():
-                blob = self.root / "blobs" / "sha256" / str(pin["sha256"])
-                if blob.exists() and sha256_of(blob) != pin["sha256"]:
-                    raise ReleaseError(
-                        f"{blob} is damaged: its content does not match its name; remove it and publish again"
-                    )
-                if not blob.exists():
-                    _place(folder / name, blob)
-                progress.advance(note=name)
-        manifest = self.root / "releases" / f"{release_id}.json"
-        if manifest.exists():
-            return release_id, "identical"
-        _place(folder / MANIFEST, manifest)
-        return release_id, "created"
 
-    def point(self, alias: str, release_id: str) -> None:
-        """Point an alias at a published release."""
-        if not (self.root / "releases" / f"{release_id}.json").exists():
-            raise ReleaseError(f"there is no release {release_id} in {self.root}; publish it first")
-        with written_whole(self.root / "aliases" / alias) as path:
-            path.write_text(release_id + "\n", encoding="utf-8")
+    @abstractmethod
+    def open_blob(self, sha256: str, start: int = 0) -> AbstractContextManager[Iterator[bytes]]:
+        """Open a blob at byte `start`.
+
+        Raises:
+            FileMissingError: there is none.
+            TemporaryError: the connection broke, now or while the chunks were read.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> Document | None:
+        """Read a document, or return None if there is none."""
+
+    @abstractmethod
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a document; return False, and change nothing, if there is one already."""
+
+    @abstractmethod
+    def replace(self, name: str, content: bytes, version: str) -> bool:
+        """Replace a document; return False, and change nothing, if it is no longer of that version."""
+
+    @abstractmethod
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of documents (or blobs) that begin with `prefix`, sorted."""
 
 
-def open_store(url: str) -> LocalStore:
-    """Open the store that a URL names.
+def open_store(url: str, endpoint_url: str | None = None) -> Store:
+    """Open the store that a URL names; nothing is asked of it yet.
+
+    Args:
+        url: `file://folder`, relative to the project, or `s3://bucket/prefix`.
+        endpoint_url: where S3 is, if that is neither Amazon's nor what the environment names.
 
     Raises:
-        ReleaseError: the scheme is unknown.
+        ReleaseError: the URL is not understood.
     """
-    if not url.startswith("file://"):
-        raise ReleaseError(f"publish.url: got {url!r}; expected file://folder")
-    return LocalStore(Path(url.removeprefix("file://")))
+    from distar.release.local import LocalStore
+    from distar.release.s3 import S3Store
+
+    store = LocalStore.parse(url) or S3Store.parse(url, endpoint_url)
+    if store is None:
+        raise ReleaseError(f"the store {url!r} is not understood; expected file://folder or s3://bucket/prefix")
+    return store
 
 
-def _place(source: Path, target: Path) -> None:
-    with written_whole(target) as path:
-        shutil.copyfile(source, path)
+def blob_name(sha256: object) -> str:
+    """Return a blob's name in a store."""
+    return f"blobs/sha256/{sha256}"
+
+
+def changed_file(path: Path, pin: Pin, sha256: str) -> ReleaseError:
+    """Make the error for a file that is no longer as the manifest says."""
+    return ReleaseError(
+        f"{path}: the manifest says {pin['bytes']} bytes with sha256 {pin['sha256']}; got {path.stat().st_size} bytes "
+        f"with {sha256}: it was changed after it was packaged; run `dvc repro -f package`"
+    )

@@ -9,6 +9,7 @@ from distar.evaluation.cost import DrawingCost
 from distar.evaluation.measuring import measure, summarise
 from distar.evaluation.parts import work_directory
 from distar.evaluation.sampling import many_steps, one_step
+from distar.lineage.device import describe_device
 from distar.lineage.record import recorded
 from distar.loading import load_initial_generator
 from distar.params import load_params
@@ -35,5 +36,5 @@ def run() -> None:
                 with written_whole(paths.BASELINE) as folder:
                     for name in systems:
                         summarise(parts[name], evaluation).write(folder / name)
-        record["device"] = str(accelerator.device)
+        record |= {"device": describe_device(accelerator.device), "seeds": {"seed": params.seed}}
         record["drawing"] = {name: cost.figures() for name, cost in costs.items()}

@@ -9,6 +9,7 @@ from distar import paths
 from distar.atomic import written_whole
 from distar.diffusion.families import TextEncoder
 from distar.embeddings import write_embeddings, write_null
+from distar.lineage.device import describe_device
 from distar.lineage.record import recorded
 from distar.loading import load_text_encoder
 from distar.params import load_params
@@ -31,7 +32,7 @@ def run() -> None:
             write_null(folder / paths.NULL_EMBEDDING.name, encoder)
             card = {name: _lengths(name, encoder, prompts) for name, prompts in sets.items()}
             (folder / paths.EMBEDDINGS_CARD.name).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        record["device"] = str(accelerator.device)
+        record["device"] = describe_device(accelerator.device)
 
 
 def _lengths(set_name: str, encoder: TextEncoder, prompts: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -18,6 +18,7 @@ from distar.evaluation.published import Comparison, Ours, compare_with_published
 from distar.evaluation.report import Lineage, Report, SystemPictures, write_grid, write_page
 from distar.evaluation.sampling import one_step
 from distar.hashing import sha256_of
+from distar.lineage.device import describe_device
 from distar.lineage.record import LOCK_PATH, recorded
 from distar.loading import load_generator
 from distar.params import Params, load_params
@@ -40,7 +41,7 @@ def run() -> None:
             parts = measure(CANDIDATE, draw, evaluation, work_dir, cost)
             if accelerator.is_main_process:
                 _write(params, evaluation, summarise(parts, evaluation))
-        record["device"] = str(accelerator.device)
+        record |= {"device": describe_device(accelerator.device), "seeds": {"seed": params.seed}}
         record["drawing"] = {CANDIDATE: cost.figures()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from ruamel.yaml import YAML
 
@@ -38,21 +37,16 @@ def run() -> None:
             compare_by=params.profile.evaluate.compare_by,
             origins=[*_models(params), *_prompt_sets(params)],
         )
+        contents = {"profile": params.root.profile, "seed": params.seed, **params.profile.model_dump(mode="json")}
         with written_whole(paths.RELEASE) as folder:
             params.profile.reference.write_pipeline(paths.REFERENCE, paths.GENERATOR_WEIGHTS, folder)
             copy_into(folder, paths.METRICS, paths.SAMPLE_GRID, paths.REPORT_PAGE, paths.PROMPTS_CARD)
-            _write_params(params, folder / "params.yaml")
+            with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+                YAML().dump(contents, file)
             write_card(card, folder / "README.md")
             write_licences(card, folder)
             write_bom(card, folder)
             record["release"] = write_manifest(folder)
-
-
-def _write_params(params: Params, path: Path) -> None:
-    """Write what the content depends on, and nothing of where it comes from or goes to."""
-    shown = {"profile": params.root.profile, "seed": params.seed, **params.profile.model_dump(mode="json")}
-    with path.open("w", encoding="utf-8") as file:
-        YAML().dump(shown, file)
 
 
 def _models(params: Params) -> list[Origin]:
@@ -61,18 +55,11 @@ def _models(params: Params) -> list[Origin]:
     origins = []
     for folder, files in profile_files(params.profile).items():
         if not is_prompts(folder):
-            name = _name(folder)
+            name = paths.role(folder)
             texts = licence_texts(name, folder) if folder.is_relative_to(paths.REFERENCE.parent) else {}
             kind, pinned = "data" if name == "fid/statistics" else "model", pins_of(files, pins)
             origins.append(Origin(name, kind, files.source, licences[files.source], pinned, texts=texts))
     return origins
-
-
-def _name(folder: Path) -> str:
-    """Name what a folder of fetched files is to the release."""
-    if folder == paths.REFERENCE:
-        return "reference"
-    return folder.relative_to(paths.REFERENCE.parent if folder == paths.INITIAL_GENERATOR else paths.OUTPUTS).as_posix()
 
 
 def _prompt_sets(params: Params) -> list[Origin]:

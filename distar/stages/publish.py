@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from rich.console import Console
 
 from distar import paths
 from distar.atomic import written_whole
+from distar.attesting import state_provenance
 from distar.lineage.record import recorded
 from distar.params import load_params
-from distar.release.storage import open_store
+from distar.release.releases import point, publish
+from distar.release.signing import attach
+from distar.release.storage import Store, open_store
 
 
 def run() -> None:
     """Publish, point `latest` at the release, and say where to look."""
-    url = load_params().root.publish.url
+    params = load_params().root.publish
     with recorded("publish") as record:
-        store = open_store(url)
-        release_id, outcome = store.publish(paths.RELEASE)
-        store.point("latest", release_id)
+        store = open_store(params.url, params.endpoint_url)
+        release_id, outcome = publish(store, paths.RELEASE, attach=partial(_attach, store))
+        point(store, "latest", release_id)
         record["outcome"] = outcome
         with written_whole(paths.RECEIPT) as path:
-            path.write_text(json.dumps({"release": release_id, "url": url}, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps({"release": release_id, "url": params.url}, indent=2) + "\n", encoding="utf-8")
     Console().print(
-        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {url} ({outcome}).\n"
+        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {params.url} ({outcome}).\n"
         f"  report    {paths.REPORT_PAGE}\n  metrics   {paths.METRICS}\n  pictures  {paths.SAMPLE_GRID}\n"
         f"  pipeline  {paths.RELEASE}\n",
         highlight=False,
     )
+
+
+def _attach(store: Store, release_id: str) -> None:
+    """Write what is said about the release, before its manifest makes it visible."""
+    attach(store, release_id, state_provenance(paths.RELEASE), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import torch
 from accelerate import Accelerator
 
 from distar import paths
@@ -13,6 +12,7 @@ from distar.diffusion.families import Family
 from distar.diffusion.generator import OneStepGenerator
 from distar.embeddings import Embeddings
 from distar.hashing import fingerprint, hashes_of_code
+from distar.lineage.device import describe_device
 from distar.lineage.record import LOCK_PATH, recorded
 from distar.loading import diversity_features, load_family, load_initial_generator, load_rewards
 from distar.params import Params, load_params
@@ -56,8 +56,7 @@ def run() -> None:
                 write_rows(trained.probes, folder / paths.PROBES_LOG.name)
                 text = json.dumps(trained.reference_figures, indent=2) + "\n"
                 (folder / paths.PROBE_REFERENCE.name).write_text(text, encoding="utf-8")
-        record["device"] = str(accelerator.device)
-        record["torch_threads"] = torch.get_num_threads()
+        record |= {"device": describe_device(accelerator.device), "seeds": {"seed": params.seed}}
 
 
 def _train(params: Params, family: Family, initial: OneStepGenerator, accelerator: Accelerator) -> Trained:

@@ -40,7 +40,7 @@ from distar.prompts import HPSV2_STYLES, load_prompts
 from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
 from distar.stages.evaluate import published_beside
-from tests.miniature import edit, state_licences
+from tests.miniature import edit, record_of, state_licences
 from tests.published import save_hpsv2, save_image_reward
 
 PROFILE = Path("profiles/mini.yaml")
@@ -238,7 +238,7 @@ def test_styles_and_fid_reach_metrics_and_report(prepared: Path, inception: Path
 
 def test_costs_stand_in_the_record_alone(prepared: Path) -> None:
     assert main(["baseline"]) == 0
-    drawing = json.loads(Path("runs/baseline.json").read_text())["drawing"]
+    drawing = record_of("baseline")["drawing"]
     for figures in drawing.values():
         assert figures["num_images"] == 7 + 2 * 2
         assert figures["batch_size"] == 3
@@ -247,7 +247,7 @@ def test_costs_stand_in_the_record_alone(prepared: Path) -> None:
     first = contents(paths.BASELINE)
     assert main(["baseline"]) == 0
     assert contents(paths.BASELINE) == first
-    assert json.loads(Path("runs/baseline.json").read_text())["drawing"] != drawing
+    assert record_of("baseline")["drawing"] != drawing
 
 
 def test_two_processes_give_what_one_gives(prepared: Path) -> None:
@@ -256,7 +256,7 @@ def test_two_processes_give_what_one_gives(prepared: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run([*launch, *BASELINE[1:]], check=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert contents(paths.BASELINE) == alone
-    drawing = json.loads(Path("runs/baseline.json").read_text())["drawing"]
+    drawing = record_of("baseline")["drawing"]
     assert drawing["reference"]["num_images"] == 3 + 1 + 3  # parts 0 and 2 of three, 0 of two: the rest was the other's
 
 
@@ -282,7 +282,7 @@ def test_killed_evaluation_goes_on_and_comes_out_the_same(
 
     assert main(["baseline"]) == 0
     assert contents(paths.BASELINE) == undisturbed
-    drawing = json.loads(Path("runs/baseline.json").read_text())["drawing"]
+    drawing = record_of("baseline")["drawing"]
     assert drawing["initial"] == {"num_images": 0}
     assert drawing["reference"]["num_images"] == 60 - 3 * kept + 2 * 2
     assert [path.name for path in work.glob("*/*")] == ["lock"]  # finished work is not kept

@@ -28,7 +28,12 @@ PRESENTATION = {
     "distar.errors",
     "distar.evaluation.params",  # its values are DVC parameters
     "distar.lineage",
+    "distar.lineage.device",
+    "distar.lineage.pipeline",
+    "distar.lineage.provenance",
     "distar.lineage.record",
+    "distar.lineage.runs",
+    "distar.lineage.secrets",
     "distar.locking",
     "distar.model_files",  # what it names is pinned in the lock file, a dependency
     "distar.paths",

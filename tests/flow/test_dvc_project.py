@@ -53,7 +53,7 @@ def test_experiment_runs_what_depends_on_the_parameter(reproduced: Path) -> None
 def test_publish_target_re_runs_publish_alone(reproduced: Path) -> None:
     edit(reproduced / "params.yaml", "publish", "url", value="file://elsewhere")
     assert stages_run(run_dvc(reproduced, "repro")) == {"publish"}
-    assert (reproduced / "elsewhere" / "aliases" / "latest").exists()
+    assert (reproduced / "elsewhere" / "aliases" / "latest.json").exists()
     git(reproduced, "checkout", "-q", "--", ".")
     run_dvc(reproduced, "checkout", "-q")
 

@@ -14,7 +14,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from distar.__main__ import STAGES
 from flows.commands import CommandError, stream
-from tests.miniature import with_pipeline
+from tests.miniature import record_of, with_pipeline
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def test_flow_runs_every_stage_and_leaves_artifacts(dvc_project: Path) -> None:
             runs = client.read_task_runs(limit=200, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
         artifacts = {key for key in ("metrics", "samples", "release") if Artifact.get(key)}
     assert {run.name for run in runs} >= set(STAGES)
+    assert {record_of(stage)["flow_run"] for stage in STAGES} == {str(run.flow_run_id) for run in runs}
     assert artifacts == {"metrics", "samples", "release"}
     status = [sys.executable, "-m", "dvc", "status", "-q"]
     assert subprocess.run(status, check=False).returncode == 0

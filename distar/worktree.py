@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DVC = (sys.executable, "-m", "dvc")
+PREFIX = "distar-worktree-"
 
 
 def current_revision() -> str:
@@ -19,9 +20,9 @@ def current_revision() -> str:
 
 @contextmanager
 def worktree(revision: str) -> Iterator[Path]:
-    """Check a revision out beside the workspace, sharing its DVC cache; remove it at the end."""
+    """Check a revision out in a temporary folder, sharing the workspace's DVC cache; remove it at the end."""
     cache = _output([*DVC, "cache", "dir"])
-    with tempfile.TemporaryDirectory(prefix="distar-worktree-") as parent:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as parent:
         folder = Path(parent) / "project"
         _output(["git", "worktree", "add", "--detach", str(folder), revision])
         try:

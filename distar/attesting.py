@@ -1,0 +1,71 @@
+"""Gather what a packaged release's provenance states, from the project that packaged it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from distar import paths
+from distar.fetching import pins_of, read_pins
+from distar.hashing import pin_file
+from distar.lineage.pipeline import DVC_LOCK
+from distar.lineage.provenance import Material, Statement, make_statement
+from distar.lineage.record import digest_of_pins
+from distar.lineage.runs import runs_behind
+from distar.model_files import ModelFiles
+from distar.params import Params, is_prompts, load_params, lock_path, profile_files
+from distar.release.package import MANIFEST, read_manifest
+from distar.release.releases import parse_manifest
+
+
+def state_provenance(folder: Path) -> Statement:
+    """State how the release in `folder` was made: its runs, its parameters and everything that went into it.
+
+    Raises:
+        ReleaseError: the folder is incomplete.
+    """
+    content = read_manifest(folder)
+    files = parse_manifest(content, str(folder / MANIFEST))
+    yaml = YAML(typ="safe")
+    stages = yaml.load(DVC_LOCK)["stages"] if DVC_LOCK.exists() else {}  # stages run by hand, which the audit tells
+    digest = digest_of_pins({**files, MANIFEST: pin_file(folder / MANIFEST)})["sha256"]
+    return make_statement(
+        hashlib.sha256(content).hexdigest(),
+        files,
+        yaml.load(folder / "params.yaml"),
+        runs_behind(paths.RELEASE.as_posix(), digest),
+        [*_prompt_sets(folder), *_models(load_params())],
+        {name: entry for name, entry in stages.items() if name != "publish"},
+    )
+
+
+def _prompt_sets(folder: Path) -> list[Material]:
+    card = json.loads((folder / paths.PROMPTS_CARD.name).read_text(encoding="utf-8"))
+    return [
+        Material(
+            f"prompts/{name}",
+            entry["source"],
+            entry["sha256"],
+            {key: entry[key] for key in ("licence", "num_prompts")},
+        )
+        for name, entry in card.items()
+    ]
+
+
+def _models(params: Params) -> list[Material]:
+    """Name every file that was fetched, by the role of the folder that it was fetched into."""
+    pins = read_pins(lock_path(params.root.profile))
+    return [
+        Material(f"{paths.role(place)}/{name}", _uri(files, name), str(pin["sha256"]), {})
+        for place, files in profile_files(params.profile).items()
+        if not is_prompts(place)  # the prompt sets are named as they were made of them
+        for name, pin in pins_of(files, pins).items()
+    ]
+
+
+def _uri(files: ModelFiles, name: str) -> str:
+    one_file = files.source.endswith(f"/{name}")  # a source may be a file itself
+    return files.source if one_file else f"{files.source}/{name}"

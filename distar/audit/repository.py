@@ -1,0 +1,63 @@
+"""What git knows: the content of files at a commit, and which commits recorded something in dvc.lock."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from distar.lineage.pipeline import DVC_LOCK
+from distar.lineage.record import digest_of_pins
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A git repository; a folder that is none knows no commit."""
+
+    root: Path = Path()
+
+    def has(self, commit: str) -> bool:
+        """Say whether a commit is here."""
+        return self._run("cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+    def read(self, commit: str, path: str) -> bytes | None:
+        """Return a file as it is at a commit, or None if it is not there."""
+        return self._run("show", f"{commit}:{path}")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  lives as long as one command
+    def digest(self, commit: str, place: str) -> str | None:
+        """Hash a file or folder as it is at a commit, as records hash them; None if it is not there."""
+        listing = (self._run("ls-tree", "-r", "-z", commit, "--", place) or b"").decode().split("\0")
+        entries = [entry.split("\t", 1) for entry in listing if entry]
+        blobs = {path: head.split()[2] for head, path in entries if head.split()[1] == "blob"}
+        if place in blobs:
+            return hashlib.sha256(self._blob(blobs[place])).hexdigest()
+        pins = {}
+        for path, blob in blobs.items():
+            content = self._blob(blob)
+            name = Path(path).relative_to(place).as_posix()
+            pins[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        return digest_of_pins(pins)["sha256"] if pins else None
+
+    def commits_with(self, md5: str) -> list[str]:
+        """Return the commits whose dvc.lock holds a hash, of any branch, tag or experiment, oldest first."""
+        found = self._run("log", "--all", "--reverse", "--format=%H", f"-S{md5}", "--", DVC_LOCK.as_posix()) or b""
+        commits = found.decode().split()  # those that took it out again are found too
+        return [commit for commit in commits if md5.encode() in (self.read(commit, DVC_LOCK.as_posix()) or b"")]
+
+    def refs_of(self, commit: str) -> list[str]:
+        """Return the branches, tags and experiments that point at a commit or come after it."""
+        found = self._run("for-each-ref", "--format=%(refname:short)", f"--contains={commit}") or b""
+        return found.decode().split()
+
+    def _blob(self, name: str) -> bytes:
+        content = self._run("cat-file", "blob", name)
+        assert content is not None  # noqa: S101  git has just listed it
+        return content
+
+    def _run(self, *arguments: str) -> bytes | None:
+        result: Any = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, check=False)
+        return result.stdout if result.returncode == 0 else None

@@ -1,0 +1,152 @@
+"""`distar audit`: where a release comes from, whether that holds, and what else comes from there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+if TYPE_CHECKING:
+    from distar.audit.page import Page
+
+_RELEASE = "its id, at least eight digits of it, an alias, or the sha256 of one of its files"
+
+
+def add_audit(commands: argparse._SubParsersAction) -> None:
+    """Add the group and its commands."""
+    group = commands.add_parser(
+        "audit",
+        help="where a release comes from, whether that holds, what else comes from there",
+        description="Ask about releases: see docs/audit.md. `latest` is the release published last.",
+    )
+    actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    show = actions.add_parser(
+        "show",
+        help="a release, back to commit, parameters, prompts, models, environment, hardware, metrics",
+        description="Show how a release was made, from its provenance.",
+    )
+    show.set_defaults(run=_run_show)
+    verify = actions.add_parser(
+        "verify",
+        help="hash it again, check signatures, commit, locks and parameters; name every gap",
+        description="Verify files, signatures, provenance, commit, parameters and locks. Exit 1 if there is a gap.",
+    )
+    verify.add_argument(
+        "--key", type=Path, action="append", metavar="PUBLIC", help="a trusted public key, beside publish.trusted_keys"
+    )
+    verify.set_defaults(run=_run_verify)
+    for action in (show, verify):
+        action.add_argument("release", metavar="RELEASE", help=_RELEASE)
+
+    forward = actions.add_parser(
+        "forward",
+        help="every release and commit made from a prompt set, a reference or a reward",
+        description="Find everything that was made from something, for a recall. HASH: its first eight digits suffice.",
+    )
+    role = forward.add_mutually_exclusive_group(required=True)
+    for name, what in (
+        ("prompts", "the sha256 of a prompt set"),
+        ("reference", "the sha256 of a file of a reference or an initial generator"),
+        ("reward", "the sha256 of a file of a reward model"),
+    ):
+        role.add_argument(f"--{name}", metavar="HASH", help=f"{what}, or DVC's md5 of the stage's output")
+    forward.set_defaults(run=_run_forward)
+
+    diff = actions.add_parser(
+        "diff",
+        help="two releases: parameters, what they were made from, metrics, samples",
+        description="Compare two releases.",
+    )
+    for name in ("a", "b"):
+        diff.add_argument(name, metavar=name.upper(), help=_RELEASE)
+    diff.set_defaults(run=_run_diff)
+
+    for action in (show, verify, forward, diff):
+        action.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead")
+
+    reproduce = actions.add_parser(
+        "reproduce",
+        help="make a release again in a git worktree, and compare",
+        description="Run every stage again at the release's commit, in a git worktree, and compare the manifest: bit "
+        "by bit on the same class of device, the figures within a tolerance on another. Exit 1 if it differs.",
+    )
+    reproduce.add_argument("release", metavar="RELEASE", help=_RELEASE)
+    reproduce.set_defaults(run=_run_reproduce)
+    for action in (show, verify, forward, diff, reproduce):
+        action.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
+        action.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _run_show(options: argparse.Namespace) -> None:
+    from distar.audit.evidence import gather
+    from distar.audit.repository import Repository
+    from distar.audit.show import page_of, show
+    from distar.releasing import chosen_store
+
+    evidence = gather(chosen_store(options.store), options.release)
+    shown = show(evidence, Repository())
+    _tell(options, asdict(shown), lambda: page_of(shown, evidence))
+
+
+def _run_verify(options: argparse.Namespace) -> int:
+    from distar.audit.repository import Repository
+    from distar.audit.verify import page_of, verify
+    from distar.release.keys import load_verifier
+    from distar.releasing import chosen_store
+
+    trusted = [load_verifier(path) for path in options.key or ()]
+    verified = verify(chosen_store(options.store), options.release, Repository(), trusted)
+    _tell(options, {**asdict(verified), "gaps": [asdict(gap) for gap in verified.gaps]}, lambda: page_of(verified))
+    return 1 if verified.gaps else 0
+
+
+def _run_forward(options: argparse.Namespace) -> None:
+    from distar.audit.forward import Role, forward, page_of
+    from distar.audit.repository import Repository
+    from distar.releasing import chosen_store
+
+    role = next(name for name in get_args(Role) if getattr(options, name))
+    made = forward(chosen_store(options.store), role, getattr(options, role), Repository())
+    _tell(options, asdict(made), lambda: page_of(made))
+
+
+def _run_diff(options: argparse.Namespace) -> None:
+    from distar.audit.diff import diff, page_of
+    from distar.audit.evidence import gather
+    from distar.releasing import chosen_store
+
+    store = chosen_store(options.store)
+    a, b = gather(store, options.a), gather(store, options.b)
+    found = diff(a, b)
+    _tell(options, asdict(found), lambda: page_of(found, a, b))
+
+
+def _run_reproduce(options: argparse.Namespace) -> int:
+    from distar.audit.evidence import gather
+    from distar.audit.repository import Repository
+    from distar.audit.reproduce import page_of, reproduce
+    from distar.releasing import chosen_store
+
+    reproduced = reproduce(gather(chosen_store(options.store), options.release), Repository())
+    _tell(options, asdict(reproduced), lambda: page_of(reproduced))
+    return 0 if reproduced.agrees else 1
+
+
+def _tell(options: argparse.Namespace, data: dict[str, Any], page: Callable[[], Page]) -> None:
+    """Print what was found as JSON or tables, or write it as a page."""
+    from rich.console import Console
+
+    from distar.audit.page import print_page, write_html
+
+    html = getattr(options, "html", None)
+    if html:
+        write_html(page(), html)
+    if options.json:
+        Console().print_json(data=data)
+    elif html:
+        Console().print(f"{html} is written", highlight=False)
+    else:
+        print_page(page())

@@ -1,0 +1,400 @@
+"""Releases in a store: published, found, downloaded, verified; and aliases that point at them.
+
+A release is its manifest, `{"files": {path: {"bytes", "sha256"}}}`, and its id is the manifest's sha256. The manifest
+is written last, so whoever finds one finds all of its files, whenever a publisher was stopped. An alias is moved from
+one release to the next by compare-and-swap alone, and keeps the history of its moves.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from distar.atomic import written_whole
+from distar.errors import ReleaseError
+from distar.fetching.downloads import with_retries
+from distar.fetching.parallel import Work, in_parallel
+from distar.fetching.source import FileMissingError, Pin
+from distar.hashing import sha256_of
+from distar.release.package import MANIFEST, read_manifest
+from distar.release.storage import Document, Store, changed_file
+
+Outcome = Literal["created", "identical"]
+Files = dict[str, Pin]
+
+_ID = re.compile("[0-9a-f]{64}")
+_HEX = re.compile("[0-9a-f]{8,64}")
+_ALIAS = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of an alias: who moved it, when (ISO 8601, UTC), from which release (None: the first) to which."""
+
+    who: str
+    when: str
+    from_release: str | None
+    to_release: str
+
+    def entry(self) -> dict[str, str | None]:
+        """Return the move as it is written down."""
+        return {"who": self.who, "when": self.when, "from": self.from_release, "to": self.to_release}
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Where an alias points, and how it came there, newest last."""
+
+    release: str | None
+    history: list[Move]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something of a release in a store that is not as the manifest says; sizes and hashes as texts."""
+
+    what: str
+    problem: Literal["missing", "size", "content"]
+    expected: str
+    got: str | None
+
+
+def publish(store: Store, folder: Path, attach: Callable[[str], None]) -> tuple[str, Outcome]:
+    """Publish a packaged folder: its files, then what `attach(release_id)` says about it, then its manifest.
+
+    Every file is compared with the manifest on the way. What the store has already is not sent again, so a publish
+    that was stopped, or is made twice, ends well.
+
+    Raises:
+        ReleaseError: a file is missing or was changed, or the store holds something else under a hash.
+        StorageError: the store refuses, cannot be reached, or is full.
+    """
+    content = read_manifest(folder)
+    release_id, name = _sha256(content), manifest_name(_sha256(content))
+    standing = store.read(name)
+    if standing is not None and standing.content != content:
+        raise _damaged_manifest(store, release_id)
+    files = parse_manifest(content, str(folder / MANIFEST))
+    for path in files:
+        if not (folder / path).is_file():
+            raise ReleaseError(f"{folder / path} is in the manifest, but does not exist; run `dvc repro -f package`")
+
+    def send(paths: list[str], work: Work) -> None:
+        for path in paths:
+            pin = files[path]
+            if not store.has_blob(pin):
+                store.put_blob(folder / path, pin, work)
+                continue
+            sha256 = sha256_of(folder / path)
+            if sha256 != pin["sha256"]:
+                raise changed_file(folder / path, pin, sha256)
+            work.count(int(pin["bytes"]))
+
+    in_parallel(send, list(_by_content(files).values()), f"publish to {store.url}", _num_bytes(files))
+    attach(release_id)
+    return release_id, "created" if store.create(name, content) else "identical"
+
+
+def release_ids(store: Store) -> list[str]:
+    """Return the ids of all releases in a store."""
+    return [_stem(name) for name in store.names("releases/")]
+
+
+def alias_names(store: Store) -> list[str]:
+    """Return the names of all aliases in a store."""
+    return [_stem(name) for name in store.names("aliases/")]
+
+
+def find(store: Store, text: str) -> str:
+    """Return the id of a release that is named by its id, by at least eight digits of it, or by an alias.
+
+    Raises:
+        ReleaseError: there is none, or more than one; the message tells what there is.
+    """
+    if _HEX.fullmatch(text):
+        found = [_stem(name) for name in store.names(f"releases/{text}")]
+        if len(found) > 1:
+            raise ReleaseError(f"{store.url}: {text} may be any of {', '.join(found)}; give more digits")
+        if not found:
+            raise _missing(store, f"release {text}")
+        return found[0]
+    release_id = read_alias(store, text).release
+    if release_id is None:
+        raise _missing(store, f"alias {text!r}")
+    return release_id
+
+
+def read_release(store: Store, release_id: str) -> Files:
+    """Return the files of a release.
+
+    Raises:
+        ReleaseError: there is no such release, or its manifest is not the one that was published.
+    """
+    return parse_manifest(_manifest(store, release_id), f"{store.url}: {manifest_name(release_id)}")
+
+
+def download(store: Store, release_id: str, folder: Path) -> None:
+    """Download a release into a new folder, which appears whole or not at all; every file is checked.
+
+    Raises:
+        ReleaseError: the folder exists, or the store does not hold what the manifest says.
+        StorageError: the store refuses or cannot be reached, or the disk is full.
+    """
+    if folder.exists():
+        raise ReleaseError(f"{folder} exists; remove it, or name another folder")
+    content = _manifest(store, release_id)
+    files = parse_manifest(content, f"{store.url}: {manifest_name(release_id)}")
+
+    def fetch(path: str, work: Work) -> None:
+        target = partial / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            problem = _problem(store, path, files[path], file.write, work)
+        if problem is not None:
+            raise ReleaseError(
+                f"{store.url}: {path} of release {release_id}: {problem.problem}: expected {problem.expected}, "
+                f"got {problem.got}; see `distar release verify`"
+            )
+
+    with written_whole(folder) as partial:
+        partial.mkdir()
+        in_parallel(fetch, list(files), f"download from {store.url}", _num_bytes(files))
+        (partial / MANIFEST).write_bytes(content)
+
+
+def verify(store: Store, release_id: str) -> list[Problem]:
+    """Read every file of a release where it is stored and compare it with the manifest; keep nothing of it.
+
+    Raises:
+        ReleaseError: there is no such release, or its manifest cannot be understood.
+    """
+    content = _stored_manifest(store, release_id)
+    if (got := _sha256(content)) != release_id:
+        return [Problem(manifest_name(release_id), "content", release_id, got)]
+    files = parse_manifest(content, manifest_name(release_id))
+    groups = list(_by_content(files).values())
+
+    def check(paths: list[str], work: Work) -> Problem | None:
+        return _problem(store, ", ".join(paths), files[paths[0]], lambda _: None, work)
+
+    total = sum(int(files[paths[0]]["bytes"]) for paths in groups)
+    return [problem for problem in in_parallel(check, groups, f"verify in {store.url}", total) if problem]
+
+
+def read_alias(store: Store, alias: str) -> Alias:
+    """Return where an alias points, and its history; an alias that does not exist points nowhere.
+
+    Raises:
+        ReleaseError: the name cannot be an alias, or what is stored under it is none.
+    """
+    return _alias(store, alias, store.read(alias_name(alias)))
+
+
+def history(store: Store, alias: str) -> list[Move]:
+    """Return the moves of an alias, newest last.
+
+    Raises:
+        ReleaseError: there is no such alias.
+    """
+    moves = read_alias(store, alias).history
+    if not moves:
+        raise _missing(store, f"alias {alias!r}")
+    return moves
+
+
+def move(store: Store, alias: str, release_id: str, expected: str | None) -> None:
+    """Move an alias to a release if it still points at `expected` (None: if it does not exist yet).
+
+    Raises:
+        ReleaseError: it points elsewhere; the message tells where, and who moved it when. Or there is no such release.
+    """
+    _manifest(store, release_id)
+    while True:
+        standing = store.read(alias_name(alias))
+        now = _alias(store, alias, standing)
+        if now.release != expected:
+            raise ReleaseError(
+                f"{store.url}: {alias} {_told(now)}, and not at {expected or 'nothing'}; it was not moved"
+            )
+        if _swapped(store, alias, now, standing, release_id):
+            return
+
+
+def point(store: Store, alias: str, release_id: str) -> None:
+    """Point an alias at a release, wherever it points; nothing is done if it points there already.
+
+    Raises:
+        ReleaseError: there is no such release.
+    """
+    _manifest(store, release_id)
+    while True:
+        standing = store.read(alias_name(alias))
+        now = _alias(store, alias, standing)
+        if now.release == release_id or _swapped(store, alias, now, standing, release_id):
+            return
+
+
+def manifest_name(release_id: str) -> str:
+    """Return the name of a release's manifest in a store."""
+    return f"releases/{release_id}.json"
+
+
+def alias_name(alias: str) -> str:
+    """Return the name of an alias in a store.
+
+    Raises:
+        ReleaseError: it cannot be an alias.
+    """
+    if not _ALIAS.fullmatch(alias) or _HEX.fullmatch(alias):
+        raise ReleaseError(
+            f"{alias!r} cannot be an alias: expected letters, digits, dots, hyphens and underscores, the first a letter"
+            " or a digit, and not what could be a release's id (eight hexadecimal digits or more)"
+        )
+    return f"aliases/{alias}.json"
+
+
+def parse_manifest(content: bytes, shown_as: str) -> Files:
+    """Return a manifest's files; a path that leads out of its folder is refused.
+
+    Raises:
+        ReleaseError: it is not a manifest.
+    """
+    try:
+        files = json.loads(content)["files"]
+        for path, pin in files.items():
+            parts = PurePosixPath(path).parts
+            sound = parts and path == "/".join(parts) and ".." not in parts and path != MANIFEST
+            if not sound or not _ID.fullmatch(pin["sha256"]) or type(pin["bytes"]) is not int or pin["bytes"] < 0:
+                raise ReleaseError(f"{shown_as} is not a manifest: got the file {path!r}: {pin}; package it again")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReleaseError(
+            f'{shown_as} is not a manifest: expected {{"files": {{path: {{"bytes", "sha256"}}}}}}, '
+            f"got {content[:60]!r} ({error}); package it again"
+        ) from error
+    return files
+
+
+def _manifest(store: Store, release_id: str) -> bytes:
+    content = _stored_manifest(store, release_id)
+    if _sha256(content) != release_id:
+        raise _damaged_manifest(store, release_id)
+    return content
+
+
+def _stored_manifest(store: Store, release_id: str) -> bytes:
+    standing = store.read(manifest_name(release_id))
+    if standing is None:
+        raise _missing(store, f"release {release_id}")
+    return standing.content
+
+
+def _damaged_manifest(store: Store, release_id: str) -> ReleaseError:
+    return ReleaseError(
+        f"{store.url}: {manifest_name(release_id)} is damaged: its content's hash is not its name; find out who writes "
+        "there, remove it and publish again"
+    )
+
+
+def _problem(store: Store, what: str, pin: Pin, write: Callable[[bytes], object], work: Work) -> Problem | None:
+    """Read a blob, hand it to `write`, and say what is wrong with it; a broken connection is taken up again."""
+    digest, size = hashlib.sha256(), 0
+
+    def go_on() -> None:
+        nonlocal size
+        with store.open_blob(str(pin["sha256"]), size) as chunks:
+            for chunk in chunks:
+                write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+                work.count(len(chunk))
+
+    try:
+        with_retries(go_on, work.wait, lambda: size)
+    except FileMissingError:
+        return Problem(what, "missing", str(pin["sha256"]), None)
+    if size != pin["bytes"]:
+        return Problem(what, "size", f"{pin['bytes']} bytes", f"{size} bytes")
+    if digest.hexdigest() != pin["sha256"]:
+        return Problem(what, "content", str(pin["sha256"]), digest.hexdigest())
+    return None
+
+
+def _alias(store: Store, alias: str, document: Document | None) -> Alias:
+    if document is None:
+        return Alias(None, [])
+    try:
+        data = json.loads(document.content)
+        moves = [Move(entry["who"], entry["when"], entry["from"], entry["to"]) for entry in data["history"]]
+        return Alias(data["release"], moves)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(
+            f"{store.url}: {alias_name(alias)} is damaged: {error!r}; remove it, and promote a release anew"
+        ) from error
+
+
+def _swapped(store: Store, alias: str, now: Alias, standing: Document | None, release_id: str) -> bool:
+    """Move an alias from `now`, read from the document `standing`; say whether nobody was faster."""
+    moves = [*now.history, Move(_actor(), datetime.now(UTC).isoformat(), now.release, release_id)]
+    content = _json({"release": release_id, "history": [one.entry() for one in moves]})
+    name = alias_name(alias)
+    written = store.create(name, content) if standing is None else store.replace(name, content, standing.version)
+    if written:
+        return True
+    after = store.read(name)  # a request whose answer was lost is repeated by the client, and then meets its own work
+    return after is not None and after.content == content
+
+
+def _told(alias: Alias) -> str:
+    if alias.release is None:
+        return "does not exist"
+    last = alias.history[-1]
+    return f"points at {alias.release} ({last.who} moved it, {last.when})"
+
+
+def _missing(store: Store, what: str) -> ReleaseError:
+    releases, aliases = release_ids(store), alias_names(store)
+    there_is = f"it holds {len(releases)} releases (`distar release list`) and {len(aliases)} aliases"
+    return ReleaseError(f"{store.url}: there is no {what}; {there_is}{': ' * bool(aliases)}{', '.join(aliases)}")
+
+
+def _actor() -> str:
+    named = os.environ.get("DISTAR_ACTOR")
+    if named:
+        return named
+    try:
+        user = getpass.getuser()
+    except KeyError:  # a container may run as a user that its system does not know
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].removesuffix(".json")
+
+
+def _by_content(files: Files) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for path, pin in files.items():
+        groups.setdefault(str(pin["sha256"]), []).append(path)
+    return groups
+
+
+def _num_bytes(files: Files) -> int:
+    return sum(int(pin["bytes"]) for pin in files.values())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=2) + "\n").encode()

@@ -1,0 +1,144 @@
+"""`distar release`: releases in a store, listed, downloaded, promoted and verified; see docs/releases.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.filesize import decimal as bytes_text
+from rich.table import Table
+
+from distar.errors import ReleaseError
+from distar.fetching.parallel import NUM_THREADS
+from distar.params import load_params
+from distar.release.releases import (
+    Move,
+    Problem,
+    alias_names,
+    find,
+    move,
+    read_alias,
+    read_release,
+    release_ids,
+    verify,
+)
+from distar.release.storage import Store, open_store
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A release of a store; one whose manifest is damaged has a problem instead of figures."""
+
+    release: str
+    num_files: int | None
+    num_bytes: int | None
+    aliases: list[str]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """Where an alias was (None: nowhere), and where it is now."""
+
+    alias: str
+    before: str | None
+    now: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a check of a stored release found."""
+
+    release: str
+    problems: list[Problem]
+
+
+def chosen_store(url: str | None) -> Store:
+    """Open the store at a URL, in the S3 that the environment names; or else that of params.yaml.
+
+    Raises:
+        ParameterError: params.yaml is wrong.
+        ReleaseError: the URL is not understood.
+    """
+    if url is not None:
+        return open_store(url)
+    params = load_params().root.publish
+    return open_store(params.url, params.endpoint_url)
+
+
+def list_releases(store: Store) -> list[Listed]:
+    """Return every release of a store, and the aliases that point at it."""
+    aliases = alias_names(store)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        pointed = dict(zip(aliases, pool.map(lambda alias: read_alias(store, alias).release, aliases), strict=True))
+
+        def listed(release_id: str) -> Listed:
+            names = [alias for alias, release in pointed.items() if release == release_id]
+            try:
+                files = read_release(store, release_id)
+            except ReleaseError as error:
+                return Listed(release_id, None, None, names, str(error))
+            return Listed(release_id, len(files), sum(int(pin["bytes"]) for pin in files.values()), names, None)
+
+        return list(pool.map(listed, release_ids(store)))
+
+
+def promote(store: Store, release: str, alias: str, expect: str | None) -> Promoted:
+    """Move an alias to a release from `expect` ("none": it must not exist), or from wherever it is seen to point.
+
+    Raises:
+        ReleaseError: there is no such release, or the alias points elsewhere, now or by the time it is to be moved.
+    """
+    release_id, before = find(store, release), read_alias(store, alias).release
+    if expect is not None:
+        before = None if expect == "none" else find(store, expect)
+    if before != release_id:
+        move(store, alias, release_id, before)
+    return Promoted(alias, before, release_id)
+
+
+def verified(store: Store, release: str) -> Verified:
+    """Check a stored release.
+
+    Raises:
+        ReleaseError: there is none.
+    """
+    release_id = find(store, release)
+    return Verified(release_id, verify(store, release_id))
+
+
+def releases_table(releases: Sequence[Listed]) -> RenderableType:
+    """Show the releases of a store."""
+    rows = Table("release", "files", "size", "aliases")
+    for one in releases:
+        figures = [one.problem, ""] if one.num_bytes is None else [str(one.num_files), bytes_text(one.num_bytes)]
+        rows.add_row(one.release[:16], *figures, ", ".join(one.aliases))
+    return rows if releases else "there is no release yet"
+
+
+def promoted_text(promoted: Promoted) -> RenderableType:
+    """Tell how an alias was moved."""
+    if promoted.before == promoted.now:
+        return f"{promoted.alias} points at {promoted.now} already"
+    return f"{promoted.alias}: {promoted.before or 'nowhere'} -> {promoted.now}"
+
+
+def history_table(moves: Sequence[Move]) -> RenderableType:
+    """Show the moves of an alias, newest last."""
+    rows = Table("when", "who", "from", "to")
+    for one in moves:
+        rows.add_row(one.when[:19], one.who, (one.from_release or "-")[:16], one.to_release[:16])
+    return rows
+
+
+def verified_table(found: Verified) -> RenderableType:
+    """Show what a check of a stored release found."""
+    if not found.problems:
+        return f"release {found.release}: every file is there, as its manifest says"
+    rows = Table("file", "problem", "expected", "found")
+    for one in found.problems:
+        rows.add_row(one.what, one.problem, one.expected, one.got or "-")
+    remedy = "Remove the damaged blobs, and publish the release again from its folder."
+    return Group(rows, f"release {found.release}: {len(found.problems)} problems. {remedy}")
