@@ -18,6 +18,7 @@ from distar.errors import ReleaseError
 from distar.fetching import read_pins
 from distar.params import load_params, lock_path
 from distar.release.bom import BOM, write_bom
+from distar.release.keys import generate_key
 from distar.release.origins import Origin
 from distar.release.package import Card, write_card, write_licences
 from tests.miniature import edit, pin_sources
@@ -120,6 +121,27 @@ def test_a_reference_that_ships_no_licence_text_is_packaged(ready: Path) -> None
     pin_sources(ready)
     assert main(["reference"]) == 0
     assert not [name for name in package() if name.startswith("licences/")]
+
+
+def test_a_release_is_published_signed_and_the_audit_trusts_the_key(ready: Path, capsys: Any) -> None:
+    package()
+    edit(Path("params.yaml"), "publish", "signing_key", value="key")
+    assert main(["publish"]) == 1
+    assert "key: No such file" in capsys.readouterr().err
+    assert not Path("published").exists()
+    keyid = generate_key(Path("key"))
+    assert main(["publish"]) == 0
+    capsys.readouterr()
+
+    def signatures() -> dict[str, str]:
+        main(["audit", "verify", "latest", "--json"])
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        return {check["what"]: check["outcome"] for check in checks if keyid in check["what"]}
+
+    names = (f"provenance by {keyid}", f"model signature by {keyid}")
+    assert signatures() == dict.fromkeys(names, "note")
+    edit(Path("params.yaml"), "publish", "trusted_keys", value=["key.pub"])
+    assert signatures() == dict.fromkeys(names, "holds")
 
 
 @pytest.mark.parametrize("stage", ["prompts", "package"])
