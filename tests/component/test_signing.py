@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Signer
 
 from distar.__main__ import main
@@ -28,6 +30,7 @@ from distar.release.local import LocalStore
 from distar.release.package import write_manifest
 from distar.release.releases import publish
 from distar.release.storage import Store
+from tests.miniature import REPOSITORY
 
 PEM, PKCS8, PLAIN = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
 
@@ -478,6 +481,22 @@ def test_the_statement_is_one_that_in_toto_reads(release: Release) -> None:
     payload = signing.envelope_of(release.statement).payload
     parsed = json_format.Parse(payload, statement_pb2.Statement())  # pyright: ignore[reportAttributeAccessIssue]
     Statement.copy_from_pb(parsed).validate()
+
+
+def test_the_documented_check_holds_and_finds_an_edited_statement(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (REPOSITORY / "docs" / "signing.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    key = new_key(tmp_path / "release-key")
+    name = signing.attach(release.store, release.id, release.statement, load_signer(str(key)))
+    envelope = tmp_path / "provenance.intoto.json"
+    envelope.write_bytes(release.objects[name])
+    exec(program, {})  # noqa: S102  the page's own program
+    envelope.write_bytes(edited(release.objects[name], b"urn:distar:dvc", b"urn:distar:dvd"))
+    with pytest.raises(VerificationError):
+        exec(program, {})  # noqa: S102
 
 
 # Keys in a service
