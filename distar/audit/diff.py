@@ -67,13 +67,19 @@ def page_of(found: Diff, a: Evidence, b: Evidence) -> Page:
         f"{found.a[:16]} against {found.b[:16]}",
         f"{len(found.parameters)} parameters and {len(found.materials)} materials differ, {len(found.files)} files.",
         [
-            Rows("Parameters", ("", "A", "B"), [(c.name, _text(c.a), _text(c.b)) for c in found.parameters]),
             Rows(
-                "What they were made from", ("", "A", "B"), [(c.name, c.a or "-", c.b or "-") for c in found.materials]
+                "Parameters that differ",
+                ("parameter", "A", "B"),
+                [(c.name, _text(c.a), _text(c.b)) for c in found.parameters],
             ),
-            Rows("Metrics", ("", "A", "B", "B - A"), metrics),
+            Rows(
+                "Materials that differ",
+                ("material", "A", "B"),
+                [(c.name, c.a or "-", c.b or "-") for c in found.materials],
+            ),
+            Rows("Metrics", ("figure", "A", "B", "B - A"), metrics),
             Pictures("Samples", pictures),
-            Rows("Files", ("", "A", "B"), [(c.name, c.a or "-", c.b or "-") for c in found.files]),
+            Rows("Files that differ", ("file", "A", "B"), [(c.name, c.a or "-", c.b or "-") for c in found.files]),
         ],
     )
 

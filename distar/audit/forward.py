@@ -95,7 +95,7 @@ def page_of(made: Made) -> Page:
     commits = [(one.commit, ", ".join(one.refs), one.md5) for one in made.commits]
     return Page(
         f"Made from {made.hash}",
-        f"As {shown}: {len(releases)} releases in {made.store}, {len(commits)} commits in this repository.",
+        f"As {shown}. Releases in {made.store}: {len(releases)}; commits in this repository: {len(commits)}.",
         [
             Rows("Releases", ("release", "aliases", "finished", "by"), releases),
             Rows("Commits whose dvc.lock has it", ("commit", "on", "DVC's hash"), commits),

@@ -125,19 +125,20 @@ def page_of(reproduced: Reproduced) -> Page:
         (one.name, f"{one.release:.4f}", f"{one.reproduction:.4f}", f"{one.allowed:.4f}") for one in reproduced.metrics
     ]
     return Page(
-        f"Release {reproduced.release}, made again",
+        f"Release {reproduced.release[:16]}, made again",
         lead,
         [
             Facts(
                 "Runs",
                 {
+                    "release": reproduced.release,
                     "commit": reproduced.commit,
                     "reproduction": reproduced.reproduction,
                     "device": f"{reproduced.device}; now {reproduced.reproduction_device}",
                     "environment": "; ".join(reproduced.environment) or "the same libraries",
                 },
             ),
-            Rows("Figures", ("", "release", "reproduction", "may differ by"), rows, statuses),
+            Rows("Figures", ("figure", "release", "reproduction", "may differ by"), rows, statuses),
             Note(
                 f"On another class of device, means of rewards may lie {STANDARD_ERRORS:g} standard errors of their "
                 f"difference apart, other figures {RELATIVE:.0%} of the release's."

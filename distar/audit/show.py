@@ -61,20 +61,20 @@ def show(evidence: Evidence, repository: Repository) -> Shown:
 
 def page_of(shown: Shown, evidence: Evidence) -> Page:
     """Lay a release's lineage out."""
-    pointing = f", which {' and '.join(shown.aliases)} point at" if shown.aliases else ""
     sections: list[Section] = [
         Facts("Where it comes from", _origin_facts(shown)),
         Graph("How it was made", *lineage_graph(shown)),
         Rows("Metrics, on prompts that training never saw", *metrics_table(shown.metrics)),
         Pictures("Samples", [Picture("the same prompts and noise", evidence.read(paths.SAMPLE_GRID.name))]),
-        Rows("What it was made from", ("", "source", "hash"), _material_rows(shown)),
-        Rows("Runs", ("stage", "began", "seconds", "device", "commit", "changed since"), _run_rows(shown)),
+        Rows("What it was made from", ("material", "from", "content"), _material_rows(shown)),
+        Rows("Runs", ("stage", "began", "seconds", "device", "commit", "uncommitted"), _run_rows(shown)),
         *([Note(f"Not recorded here: {', '.join(shown.unrecorded)}.")] if shown.unrecorded else []),
         Facts("Environment", _environment_facts(shown)),
+        Code("Every file that it was made from", _material_files(shown)),
         Code("All parameters", json.dumps(shown.parameters, indent=2, ensure_ascii=False)),
         Rows("Files", ("file", "bytes", "sha256"), [(n, str(p["bytes"]), p["sha256"]) for n, p in shown.files.items()]),
     ]
-    return Page(f"Release {shown.release}", f"Profile {shown.profile}, in {shown.store}{pointing}.", sections)
+    return Page(f"Release {shown.release[:16]}", f"Profile {shown.profile}, in {shown.store}.", sections)
 
 
 def metrics_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -166,6 +166,8 @@ def _origin_facts(shown: Shown) -> dict[str, str]:
     else:
         commit = origin.commit + (f", but {len(origin.differences)} things differed" if origin.differences else "")
     return {
+        "release": shown.release,
+        "aliases": ", ".join(shown.aliases) or "none",
         "commit": commit,
         **({"from": code[0]["uri"]} if code else {}),
         "recorded by": ", ".join(origin.recorded_by) or "no commit's dvc.lock here",
@@ -175,11 +177,21 @@ def _origin_facts(shown: Shown) -> dict[str, str]:
 
 
 def _material_rows(shown: Shown) -> list[tuple[str, str, str]]:
-    return [
-        (entry["name"], entry["uri"], next(iter(entry["digest"].values())))
-        for entry in shown.materials
-        if entry["name"] not in {"code", "environment"}
-    ]
+    """Tell each material with its source, without the files' own names, and its hash or how many files it has."""
+    rows = []
+    for role, entries in _by_role(shown.materials).items():
+        if role in {"code", "environment"}:
+            continue
+        suffix = entries[0]["name"].removeprefix(role)
+        source = entries[0]["uri"].removesuffix(suffix) if suffix else entries[0]["uri"]
+        content = entries[0]["digest"]["sha256"] if len(entries) == 1 else f"{len(entries)} files"
+        rows.append((role, source, content))
+    return rows
+
+
+def _material_files(shown: Shown) -> str:
+    entries = (entry for entry in shown.materials if entry["name"] not in {"code", "environment"})
+    return "\n".join(f"{entry['digest']['sha256']}  {entry['uri']}" for entry in entries)
 
 
 def _run_rows(shown: Shown) -> list[tuple[str, ...]]:

@@ -78,7 +78,9 @@ def page_of(verified: Verified) -> Page:
     rows = [(check.what, check.detail) for check in verified.checks]
     statuses: list[Status] = [_STATUS[check.outcome] for check in verified.checks]
     return Page(
-        f"Release {verified.release}", f"In {verified.store}. {lead}", [Rows("Checks", ("", ""), rows, statuses)]
+        f"Release {verified.release[:16]}",
+        f"In {verified.store}. {lead}",
+        [Rows("Checks", ("what", "found"), rows, statuses)],
     )
 
 
