@@ -38,8 +38,8 @@ def generate_key(path: Path) -> str:
     private, passphrase = ec.generate_private_key(ec.SECP256R1()), _passphrase()
     lock = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     halves = {
-        path.with_name(f"{path.name}.pub"): (_pem(private.public_key()), 0o644),
         path: (private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock), 0o600),
+        path.with_name(f"{path.name}.pub"): (_pem(private.public_key()), 0o644),
     }
     for half in halves:
         if half.exists():

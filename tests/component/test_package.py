@@ -212,7 +212,8 @@ def test_the_card_names_repositories_of_the_hub(folder: Path) -> None:
     metadata = YAML(typ="safe").load((folder / "README.md").read_text().split("---")[1])
     assert metadata["base_model"] == ["owner/base", "other/one-step"]
     assert metadata["datasets"] == ["owner/captions"]
-    write_card(a_card(origins=[]), folder / "README.md")
+    captions = Origin("prompts/train", "data", f"hf://owner/model@{REVISION}/captions.txt", "mit", {})  # no data set
+    write_card(a_card(origins=[captions]), folder / "README.md")
     metadata = YAML(typ="safe").load((folder / "README.md").read_text().split("---")[1])
     assert metadata.keys() == {"license", "library_name", "pipeline_tag", "tags"}
 

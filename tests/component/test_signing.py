@@ -129,10 +129,14 @@ def test_a_new_key_is_its_owners_alone_and_is_never_overwritten(tmp_path: Path, 
     assert id_of(path) in capsys.readouterr().out
     assert load_signer(str(path)).public_key == load_verifier(public(path))
     assert main(["release", "keygen", str(path)]) == 1
-    assert f"{public(path)} exists" in capsys.readouterr().err
+    assert f"{path} exists" in capsys.readouterr().err
     public(path).unlink()
     assert main(["release", "keygen", str(path)]) == 1
-    assert path.read_bytes() == private
+    assert (path.read_bytes(), public(path).exists()) == (private, False)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert main(["release", "keygen", str(link)]) == 1
+    assert sorted(tmp_path.iterdir()) == [path, link]
 
 
 def test_an_encrypted_key_opens_with_its_passphrase_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
