@@ -156,7 +156,14 @@ def _add_release(commands: argparse._SubParsersAction) -> None:
         help="hash every file of a release where it is stored",
         description="Hash every file of a release where it is stored; fail if one is missing or not as published.",
     )
-    for action in (download, promote, verify):
+    sign = actions.add_parser(
+        "sign",
+        help="add a key's signatures to a published release",
+        description="Sign everything that is stated about a release, and its folder. Read it first: distar audit show.",
+    )
+    sign.add_argument("--key", required=True, help="a private key's file, or a URI as awskms:ID: see docs/signing.md")
+    sign.set_defaults(run=_run_release_sign)
+    for action in (download, promote, verify, sign):
         action.add_argument("release", metavar="RELEASE", help="its id, at least eight digits of it, or an alias")
     verify.set_defaults(run=_run_release_verify)
     promote.set_defaults(run=_run_release_promote)
@@ -169,7 +176,7 @@ def _add_release(commands: argparse._SubParsersAction) -> None:
     history.set_defaults(run=_run_release_history)
     for action in (promote, history):
         action.add_argument("alias", metavar="ALIAS", help="a name such as `production`")
-    for action in (listing, download, promote, history, verify):
+    for action in (listing, download, promote, history, verify, sign):
         action.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
         action.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -268,6 +275,19 @@ def _show(options: argparse.Namespace, data: object, shown: object) -> None:
         Console().print_json(data=data)
     else:
         Console().print(shown, highlight=False, soft_wrap=isinstance(shown, str))
+
+
+def _run_release_sign(options: argparse.Namespace) -> None:
+    from distar.release.keys import load_signer
+    from distar.release.releases import find, read_release
+    from distar.release.signing import sign_release
+    from distar.releasing import chosen_store
+
+    store, signer = chosen_store(options.store), load_signer(options.key)
+    release_id = find(store, options.release)
+    names = sign_release(store, release_id, read_release(store, release_id), signer)
+    signed = {"release": release_id, "key": signer.public_key.keyid, "signed": names}
+    _show(options, signed, "\n".join([f"signed by {signer.public_key.keyid}:", *names]))
 
 
 def _run_release_keygen(options: argparse.Namespace) -> None:

@@ -16,16 +16,9 @@ from distar.lineage.provenance import Material, Statement, make_statement
 from distar.lineage.record import digest_of_pins
 from distar.lineage.runs import runs_behind
 from distar.model_files import ModelFiles
-from distar.params import Params, load_params, lock_path, profile_files
+from distar.params import Params, is_prompts, load_params, lock_path, profile_files
 from distar.release.package import MANIFEST, read_manifest
 from distar.release.releases import parse_manifest
-
-_ROLES = {
-    paths.REFERENCE: "reference",
-    paths.INITIAL_GENERATOR: "initial_generator",
-    paths.REWARDS: "rewards",
-    paths.FID: "fid",
-}
 
 
 def state_provenance(folder: Path) -> Statement:
@@ -66,16 +59,11 @@ def _models(params: Params) -> list[Material]:
     """Name every file that was fetched, by the role of the folder that it was fetched into."""
     pins = read_pins(lock_path(params.root.profile))
     return [
-        Material(f"{_role(place)}/{name}", _uri(files, name), str(pin["sha256"]), {})
+        Material(f"{paths.role(place)}/{name}", _uri(files, name), str(pin["sha256"]), {})
         for place, files in profile_files(params.profile).items()
-        if not place.is_relative_to(paths.PROMPT_SOURCES)  # the prompt sets are named as they were made of them
+        if not is_prompts(place)  # the prompt sets are named as they were made of them
         for name, pin in pins_of(files, pins).items()
     ]
-
-
-def _role(place: Path) -> str:
-    root = next(root for root in _ROLES if place.is_relative_to(root))
-    return (Path(_ROLES[root]) / place.relative_to(root)).as_posix()
 
 
 def _uri(files: ModelFiles, name: str) -> str:

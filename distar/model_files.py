@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+LICENCE_TEXTS = ("LICENSE*", "NOTICE*")
+"""Patterns of the files in which a source ships its licence."""
+
 
 class ModelFiles(NamedTuple):
     """A source (`file://`, `hf://`, `s3://`: a folder, or one file) and the files of it that are needed.

@@ -56,11 +56,16 @@ class RuntimeParams(_Strict):
 
 
 class PackageParams(_Strict):
-    """What the release is called and may be used for."""
+    """What the release is called and may be used for.
+
+    `licences` says of each source of models what its own page says, by the licence's identifier there, or `unknown`;
+    the sources of prompts say it themselves.
+    """
 
     name: str
     licence: str
     notice: str
+    licences: dict[str, str]
 
 
 class Profile(_Strict):
@@ -90,15 +95,34 @@ class Profile(_Strict):
                     raise ValueError(f"{field} names {name!r}; `rewards` has {', '.join(self.rewards)}")
         return self
 
+    @model_validator(mode="after")
+    def _licences_are_of_the_sources(self) -> Profile:
+        sources = {files.source for folder, files in profile_files(self).items() if not is_prompts(folder)}
+        stated = self.package.licences.keys()
+        if lacking := sorted(sources - stated):
+            raise ValueError(
+                f"package.licences says nothing of {', '.join(lacking)}; add what each source's page states, "
+                "or `unknown`"
+            )
+        if needless := sorted(stated - sources):
+            raise ValueError(f"package.licences names {', '.join(needless)}, which no model is from; remove it")
+        return self
+
 
 class PublishParams(_Strict):
-    """Where releases go: `file://folder` (relative to the project) or `s3://bucket/prefix`.
+    """Where releases go, and whose signatures they bear.
 
-    `endpoint_url` tells where that S3 is; null is Amazon's, or the one that the environment names.
+    Attributes:
+        url: `file://folder` (relative to the project) or `s3://bucket/prefix`.
+        endpoint_url: where that S3 is; null is Amazon's, or the one that the environment names.
+        signing_key: the path of a private key, or the URI of one in a service (docs/signing.md), or none.
+        trusted_keys: paths of the public keys whose signatures the audit accepts.
     """
 
     url: str = Field(pattern="^(s3|file)://.")
     endpoint_url: str | None = Field(pattern="^https?://.")
+    signing_key: str | None
+    trusted_keys: list[str]
 
     @field_validator("url", "endpoint_url", mode="before")
     @classmethod
@@ -111,6 +135,15 @@ class PublishParams(_Strict):
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; write the URL without them",
             )
         return url
+
+    @field_validator("signing_key", mode="before")
+    @classmethod
+    def _no_key_itself(cls, key: Any) -> Any:
+        if "PRIVATE KEY" in str(key):
+            raise PydanticCustomError(
+                "credentials", "got a private key itself, expected the path of its file: DVC records what stands here"
+            )
+        return key
 
 
 class ModelsParams(_Strict):
@@ -170,6 +203,11 @@ def profile_files(profile: Profile) -> dict[Path, ModelFiles]:
         **{paths.PROMPT_SOURCES / name: source.model_files for name, source in profile.prompts.sources.items()},
     }
     return {folder / part: files for folder, parts in components.items() for part, files in parts.items()}
+
+
+def is_prompts(folder: Path) -> bool:
+    """Say whether a folder of `profile_files` holds a source of prompts."""
+    return folder.is_relative_to(paths.PROMPT_SOURCES)
 
 
 def lock_path(profile: str) -> Path:

@@ -42,6 +42,13 @@ RELEASE = OUTPUTS / "release"
 RECEIPT = OUTPUTS / "receipt.json"
 
 
+def role(folder: Path) -> str:
+    """Name what a folder of fetched files is to the release: `reference`, `rewards/NAME`, `fid/statistics`."""
+    roots = {REFERENCE: "reference", INITIAL_GENERATOR: "initial_generator", REWARDS: "rewards", FID: "fid"}
+    root = next(root for root in roots if folder.is_relative_to(root))
+    return (Path(roots[root]) / folder.relative_to(root)).as_posix()
+
+
 def work_root(task: str) -> Path:
     """Where unfinished work of one kind is kept: `DISTAR_WORK_DIR`, or `.distar/TASK` in the project."""
     return Path(os.environ.get("DISTAR_WORK_DIR", f".distar/{task}"))

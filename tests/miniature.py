@@ -27,6 +27,7 @@ def save_models(folder: Path) -> None:
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     save_sd15(folder / "reference")
+    (folder / "reference" / "LICENSE.md").write_text("You may.\n")
     make_unet(cross_attention_dim=WIDTH).save_pretrained(folder / "initial_generator")
     vision = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
     for name in ("preference", "matching"):
@@ -71,7 +72,7 @@ def make_project(folder: Path, models: Path) -> Path:
     profile["evaluate"]["diversity"] |= {"num_prompts": 2, "num_images_per_prompt": 2}
     (folder / "profiles").mkdir()
     YAML().dump(profile, folder / "profiles" / "mini.yaml")
-    publish = {"url": "file://published", "endpoint_url": None}
+    publish = {"url": "file://published", "endpoint_url": None, "signing_key": None, "trusted_keys": []}
     shared = {"profile": "mini", "seed": 0, "publish": publish, "models": {"mirror": None}}
     YAML().dump(shared, folder / "params.yaml")
     pin_sources(folder)
@@ -89,7 +90,8 @@ def make_project(folder: Path, models: Path) -> Path:
 
 
 def pin_sources(folder: Path) -> None:
-    """Pin the model files that the project's profile names, as they are."""
+    """Pin the model files that the project's profile names, as they are, and state their licences."""
+    state_licences(folder)
     profile = YAML(typ="safe").load(folder / "profiles" / "mini.yaml")
     sources = [profile["reference"], profile["initial_generator"], *profile["rewards"].values()]
     pins = {}
@@ -97,6 +99,16 @@ def pin_sources(folder: Path) -> None:
         path = folder / source.removeprefix("file://")
         pins[source] = pin_folder(path) if path.is_dir() else {path.name: pin_file(path)}
     (folder / "profiles" / "mini.lock.json").write_text(json.dumps(pins))
+
+
+def state_licences(folder: Path) -> None:
+    """State a licence of each source of models that the project's profile names, as a changed source needs."""
+    path = folder / "profiles" / "mini.yaml"
+    profile = YAML(typ="safe").load(path)
+    sections = [profile["reference"], profile["initial_generator"], *profile["rewards"].values()]
+    sections.append(profile["evaluate"]["fid"] or {})
+    sources = {value for section in sections for value in section.values() if "://" in str(value)}
+    edit(path, "package", "licences", value=dict.fromkeys(sorted(sources), "apache-2.0"))
 
 
 def with_pipeline(folder: Path) -> Path:

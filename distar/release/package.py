@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distar.errors import ReleaseError
 from distar.hashing import pin_folder
+from distar.release.origins import Origin
 
 MANIFEST = "manifest.json"
+LICENCES_PAGE = "LICENCES.md"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the model card says."""
+    """What the model card, the page of licences and the bill of materials say."""
 
     name: str
     licence: str
@@ -36,14 +38,42 @@ class Card:
     example_prompt: str
     metrics: dict
     compare_by: str
+    origins: Sequence[Origin]
+
+    @property
+    def base_models(self) -> list[str]:
+        """The hub's repositories that the network derives from."""
+        return self._repositories("model", ("reference", "initial_generator"))
+
+    @property
+    def datasets(self) -> list[str]:
+        """The hub's data sets that the prompts are from."""
+        return self._repositories("dataset", ("prompts/train", "prompts/evaluation"))
+
+    def _repositories(self, kind: str, names: tuple[str, ...]) -> list[str]:
+        repositories = [origin.repository for origin in self.origins if origin.name in names]
+        return [found.repository for found in repositories if found and found.kind == kind]
 
 
 def write_card(card: Card, path: Path) -> None:
     """Write the model card with its YAML metadata."""
+    path.write_text(_render("card.md.jinja", card), encoding="utf-8")
+
+
+def write_licences(card: Card, folder: Path) -> None:
+    """Write the page that lists the licence of each origin, and the texts that belong to it."""
+    for origin in card.origins:
+        for place, text in origin.texts.items():
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(text, folder / place)
+    (folder / LICENCES_PAGE).write_text(_render("licences.md.jinja", card), encoding="utf-8")
+
+
+def _render(template: str, card: Card) -> str:
     environment = Environment(  # noqa: S701  Markdown, not HTML: nothing to escape
         loader=PackageLoader("distar.release"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    path.write_text(environment.get_template("card.md.jinja").render(card=card), encoding="utf-8")
+    return environment.get_template(template).render(card=card)
 
 
 def copy_into(folder: Path, *files: Path) -> None:

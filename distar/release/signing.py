@@ -24,6 +24,7 @@ from securesystemslib.signer import Key, Signature, Signer
 
 from distar.errors import SigningError
 from distar.release.package import MANIFEST
+from distar.release.storage import Document, Store
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -79,7 +80,7 @@ def envelope_from_bytes(content: bytes, name: str) -> Envelope:
     return _envelope(_parsed(content, name), name)
 
 
-def attach(store: Any, release_id: str, statement: Mapping[str, Any], signer: Signer | None) -> str:
+def attach(store: Store, release_id: str, statement: Mapping[str, Any], signer: Signer | None) -> str:
     """Attach a statement to a release, signed if there is a signer; return its name in the store.
 
     A statement that is there already keeps the signatures that it has, and each key signs once.
@@ -90,10 +91,26 @@ def attach(store: Any, release_id: str, statement: Mapping[str, Any], signer: Si
     envelope = envelope_of(statement)
     name = f"{_folder(release_id)}{hashlib.sha256(envelope.payload).hexdigest()}{ENVELOPE_SUFFIX}"
     if not store.create(name, envelope_to_bytes(envelope)):
-        _opened(_read(store, name)[0], name)
+        _opened(_read(store, name).content, name)
     if signer:
         _add_signature(store, name, signer)
     return name
+
+
+def attach_model(store: Store, release_id: str, files: Files, signer: Signer) -> str:
+    """Attach a signature of the release folder, once a key; return its name in the store.
+
+    Raises:
+        SigningError: as `sign`.
+    """
+    name = f"{_folder(release_id)}{signer.public_key.keyid}{MODEL_SUFFIX}"
+    while True:
+        found = store.read(name)
+        if found and _verifies(found.content, release_id, files, signer.public_key):
+            return name
+        signature = sign_model(release_id, files, signer)
+        if store.replace(name, signature, found.version) if found else store.create(name, signature):
+            return name
 
 
 def sign_model(release_id: str, files: Files, signer: Signer) -> bytes:
@@ -126,7 +143,7 @@ def verify_model(signature: bytes, release_id: str, files: Files, public_key: Ke
         raise SigningError(f"{name} is of another release: {difference}")
 
 
-def sign_release(store: Any, release_id: str, files: Files, signer: Signer) -> list[str]:
+def sign_release(store: Store, release_id: str, files: Files, signer: Signer) -> list[str]:
     """Sign everything that is attached to a published release, and its folder; return the names of what is signed.
 
     Raises:
@@ -134,25 +151,23 @@ def sign_release(store: Any, release_id: str, files: Files, signer: Signer) -> l
     """
     names = [name for name in sorted(store.names(_folder(release_id))) if name.endswith(ENVELOPE_SUFFIX)]
     for name in names:
-        if difference := _difference(_opened(_read(store, name)[0], name), name, release_id, files):
+        if difference := _difference(_opened(_read(store, name).content, name), name, release_id, files):
             raise SigningError(f"{name} is not about release {release_id}: {difference}; remove it, or find out why")
     for name in names:
         _add_signature(store, name, signer)
-    model = f"{_folder(release_id)}{signer.public_key.keyid}{MODEL_SUFFIX}"
-    _add_model_signature(store, model, release_id, files, signer)
-    return [*names, model]
+    return [*names, attach_model(store, release_id, files, signer)]
 
 
-def check_signatures(store: Any, release_id: str, files: Files, public_keys: Iterable[Key]) -> list[Finding]:
+def check_signatures(store: Store, release_id: str, files: Files, public_keys: Iterable[Key]) -> list[Finding]:
     """Check all signatures of a release against the keys that are trusted; what is wrong is a finding, not an error."""
     keys = {key.keyid: key for key in public_keys}
     names = sorted(store.names(_folder(release_id)))
     return [finding for name in names for finding in _findings(store, name, release_id, files, keys)]
 
 
-def _findings(store: Any, name: str, release_id: str, files: Files, keys: Mapping[str, Key]) -> Iterator[Finding]:
+def _findings(store: Store, name: str, release_id: str, files: Files, keys: Mapping[str, Key]) -> Iterator[Finding]:
     try:
-        envelope = _opened(_read(store, name)[0], name)
+        envelope = _opened(_read(store, name).content, name)
         difference = _difference(envelope, name, release_id, files)
     except SigningError as error:
         yield Finding(name, None, "invalid", str(error))
@@ -175,7 +190,7 @@ def _folder(release_id: str) -> str:
     return f"attestations/{release_id}/"
 
 
-def _add_signature(store: Any, name: str, signer: Signer) -> None:
+def _add_signature(store: Store, name: str, signer: Signer) -> None:
     while True:
         content, version = _read(store, name)
         envelope = _opened(content, name)
@@ -183,16 +198,6 @@ def _add_signature(store: Any, name: str, signer: Signer) -> None:
             return
         sign(envelope, signer)
         if store.replace(name, envelope_to_bytes(envelope), version):
-            return
-
-
-def _add_model_signature(store: Any, name: str, release_id: str, files: Files, signer: Signer) -> None:
-    while True:
-        found = store.read(name)
-        if found and _verifies(found[0], release_id, files, signer.public_key):
-            return
-        signature = sign_model(release_id, files, signer)
-        if store.replace(name, signature, found[1]) if found else store.create(name, signature):
             return
 
 
@@ -215,7 +220,7 @@ def _signed_by(envelope: Envelope, key: Key) -> bool:
     return True
 
 
-def _read(store: Any, name: str) -> tuple[bytes, Any]:
+def _read(store: Store, name: str) -> Document:
     found = store.read(name)
     if found is None:
         raise SigningError(f"{name} is no longer in the store; somebody removed it: publish the release again")

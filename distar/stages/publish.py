@@ -6,14 +6,17 @@ import json
 from functools import partial
 
 from rich.console import Console
+from securesystemslib.signer import Signer
 
 from distar import paths
 from distar.atomic import written_whole
 from distar.attesting import state_provenance
 from distar.lineage.record import recorded
 from distar.params import load_params
-from distar.release.releases import point, publish
-from distar.release.signing import attach
+from distar.release.keys import load_signer
+from distar.release.package import read_manifest
+from distar.release.releases import parse_manifest, point, publish
+from distar.release.signing import attach, attach_model
 from distar.release.storage import Store, open_store
 
 
@@ -22,7 +25,8 @@ def run() -> None:
     params = load_params().root.publish
     with recorded("publish") as record:
         store = open_store(params.url, params.endpoint_url)
-        release_id, outcome = publish(store, paths.RELEASE, attach=partial(_attach, store))
+        signer = load_signer(params.signing_key) if params.signing_key else None
+        release_id, outcome = publish(store, paths.RELEASE, attach=partial(_attach, store, signer))
         point(store, "latest", release_id)
         record["outcome"] = outcome
         with written_whole(paths.RECEIPT) as path:
@@ -35,6 +39,9 @@ def run() -> None:
     )
 
 
-def _attach(store: Store, release_id: str) -> None:
-    """Write what is said about the release, before its manifest makes it visible."""
-    attach(store, release_id, state_provenance(paths.RELEASE), None)
+def _attach(store: Store, signer: Signer | None, release_id: str) -> None:
+    """Write what is said about the release, signed if there is a key, before its manifest makes it visible."""
+    attach(store, release_id, state_provenance(paths.RELEASE), signer)
+    if signer:
+        files = parse_manifest(read_manifest(paths.RELEASE), str(paths.RELEASE))
+        attach_model(store, release_id, files, signer)

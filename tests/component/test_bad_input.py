@@ -14,7 +14,7 @@ import pytest
 from distar import paths
 from distar.__main__ import main
 from distar.training.checkpoint import WorkDirectory
-from tests.miniature import edit
+from tests.miniature import edit, state_licences
 
 PROFILE = Path("profiles/mini.yaml")
 UNET = Path("models/reference/unet/diffusion_pytorch_model.safetensors")
@@ -66,7 +66,7 @@ CASES: dict[str, tuple[Callable[[], object], str, list[str]]] = {
     ),
     "missing weights": (UNET.unlink, "reference", ["unet/diffusion_pytorch_model.safetensors", "does not exist"]),
     "unpinned source": (
-        lambda: edit(PROFILE, "reference", "source", value="hf://owner/name@main"),
+        lambda: (edit(PROFILE, "reference", "source", value="hf://owner/name@main"), state_licences(Path())),
         "reference",
         ["hf://owner/name@main is not pinned"],
     ),

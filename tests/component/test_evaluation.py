@@ -40,7 +40,7 @@ from distar.prompts import HPSV2_STYLES, load_prompts
 from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
 from distar.stages.evaluate import published_beside
-from tests.miniature import edit, record_of
+from tests.miniature import edit, record_of, state_licences
 from tests.published import save_hpsv2, save_image_reward
 
 PROFILE = Path("profiles/mini.yaml")
@@ -315,6 +315,7 @@ def test_official_packages_score_where_asked(prepared: Path, tmp_path: Path) -> 
         edit(PROFILE, "rewards", name, value=value)
     edit(PROFILE, "evaluate", "rewards", value=["preference", "hps", "ir"])
     edit(PROFILE, "evaluate", "backend", value="official")
+    state_licences(prepared)
     params = load_params()
     scorers, trained_on = load_scorers(params, CPU), load_rewards(params, CPU)
     assert type(scorers["hps"]).__name__ == "OfficialHPSv2"

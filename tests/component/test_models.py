@@ -14,7 +14,7 @@ from distar.__main__ import main
 from distar.fetching import read_pins
 from distar.hashing import pin_folder
 from distar.params import load_params, lock_path, profile_files
-from tests.miniature import edit
+from tests.miniature import edit, state_licences
 
 LOCK = lock_path("mini")
 PROFILE = Path("profiles/mini.yaml")
@@ -31,11 +31,13 @@ def test_profile_files_are_those_of_every_component(project: Path) -> None:
         paths.REWARDS / "judge": "file://models/judge",
     }
     edit(PROFILE, "initial_generator", "source", value="reference")
+    state_licences(project)
     assert paths.INITIAL_GENERATOR not in profile_files(load_params().profile)
 
 
 def test_lock_pins_what_the_profile_needs_and_drops_the_rest(project: Path) -> None:
     edit(PROFILE, "initial_generator", "source", value="reference")
+    state_licences(project)
     LOCK.unlink()
     assert main(["models", "lock"]) == 0
     folders = ("reference", "preference", "matching", "judge")
@@ -67,6 +69,7 @@ def test_lock_of_another_profile(project: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_source_without_the_files_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(PROFILE, "reference", "source", value="file://models/none")
+    state_licences(project)
     assert main(["models", "lock"]) == 1
     assert "file://models/none: there is no such file or folder" in capsys.readouterr().err
 
@@ -132,6 +135,7 @@ def test_files_of_the_frechet_distance_are_fetched_beside_the_rewards(project: P
         (project / "fid" / name).write_bytes(name.encode())
     sources = {"statistics": "file://fid/real.npz", "inception": "file://fid/inception.pth"}
     edit(PROFILE, "evaluate", "fid", value=sources)
+    state_licences(project)
     assert main(["models", "lock"]) == 0
     assert main(["rewards"]) == 0
     found = {path.relative_to(paths.FID).as_posix() for path in paths.FID.rglob("*") if path.is_file()}

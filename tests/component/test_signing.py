@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Signer
 
 from distar.__main__ import main
@@ -24,33 +26,36 @@ from distar.errors import SigningError
 from distar.hashing import pin_folder
 from distar.release import signing
 from distar.release.keys import PASSPHRASE, generate_key, key_id, load_signer, load_verifier
+from distar.release.local import LocalStore
 from distar.release.package import write_manifest
+from distar.release.releases import publish
+from distar.release.storage import Store
+from tests.miniature import REPOSITORY
 
 PEM, PKCS8, PLAIN = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
 
 
-class MemoryStore:
-    """A store that holds its objects in memory; an object's version is a hash of its content."""
+class Attestations(MutableMapping[str, bytes]):
+    """The files of a store's attestations, for whoever may write to the folder, past the store."""
 
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
-    def read(self, name: str) -> tuple[bytes, str] | None:
-        content = self.objects.get(name)
-        return None if content is None else (content, hashlib.sha256(content).hexdigest())
+    def __getitem__(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
 
-    def create(self, name: str, content: bytes) -> bool:
-        return self.objects.setdefault(name, content) is content
+    def __setitem__(self, name: str, content: bytes) -> None:
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_bytes(content)
 
-    def replace(self, name: str, content: bytes, version: str) -> bool:
-        found = self.read(name)
-        if found is None or found[1] != version:
-            return False
-        self.objects[name] = content
-        return True
+    def __delitem__(self, name: str) -> None:
+        (self.root / name).unlink()
 
-    def names(self, prefix: str) -> list[str]:
-        return [name for name in self.objects if name.startswith(prefix)]
+    def __iter__(self) -> Iterator[str]:
+        return (path.relative_to(self.root).as_posix() for path in sorted(self.root.glob("attestations/*/*")))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 class Release:
@@ -73,7 +78,9 @@ class Release:
             "predicateType": "https://slsa.dev/provenance/v1",
             "predicate": {"runDetails": {"builder": {"id": "urn:distar:dvc"}}, "note": "é ★"},
         }
-        self.store = MemoryStore()
+        self.root = folder.with_name(f"{folder.name} store")
+        self.store: Store = LocalStore(f"file://{self.root}", self.root)
+        self.objects = Attestations(self.root)
 
     def check(self, *public_keys: Path) -> list[tuple[str, str | None, str]]:
         """Return (kind, key, status) of every finding."""
@@ -179,7 +186,7 @@ def test_unusable_keys_are_told_and_a_key_itself_is_never_repeated(tmp_path: Pat
 def test_a_statement_is_attached_once_and_signatures_join_it(release: Release, tmp_path: Path) -> None:
     keys = [new_key(tmp_path / f"key{i}") for i in range(2)]
     name = signing.attach(release.store, release.id, release.statement, None)
-    envelope = json.loads(release.store.objects[name])
+    envelope = json.loads(release.objects[name])
     payload = base64.b64decode(envelope["payload"])
     assert name == f"attestations/{release.id}/{hashlib.sha256(payload).hexdigest()}.intoto.json"
     assert (json.loads(payload), envelope["signatures"]) == (release.statement, [])
@@ -188,21 +195,21 @@ def test_a_statement_is_attached_once_and_signatures_join_it(release: Release, t
     for key in (keys[0], keys[1], keys[0]):
         reordered = dict(reversed(release.statement.items()))
         assert signing.attach(release.store, release.id, reordered, load_signer(str(key))) == name
-    assert list(release.store.objects) == [name]
+    assert list(release.objects) == [name]
     assert release.check(*map(public, keys)) == [("intoto.json", id_of(key), "valid") for key in keys]
 
 
 def test_a_signature_that_another_made_meanwhile_is_kept(release: Release, tmp_path: Path) -> None:
     mine, other = new_key(tmp_path / "mine"), new_key(tmp_path / "other")
 
-    class Contended(MemoryStore):
+    class Contended(LocalStore):
         def replace(self, name: str, content: bytes, version: str) -> bool:
             if others:
                 signing.attach(self, release.id, release.statement, others.pop())
             return super().replace(name, content, version)
 
     others: list[Signer] = [load_signer(str(other))]
-    release.store = Contended()
+    release.store = Contended(f"file://{release.root}", release.root)
     signing.attach(release.store, release.id, release.statement, load_signer(str(mine)))
     assert others == []
     assert release.check(public(mine), public(other)) == [("intoto.json", id_of(key), "valid") for key in (other, mine)]
@@ -213,19 +220,33 @@ def test_a_published_release_is_signed_later_as_a_whole(release: Release, key: P
     signing.attach(release.store, release.id, release.statement | {"predicate": {}}, None)
     signer = load_signer(str(key))
     names = signing.sign_release(release.store, release.id, release.files, signer)
-    assert sorted(names) == sorted(release.store.objects)
+    assert sorted(names) == sorted(release.objects)
     kinds = sorted([("intoto.json", id_of(key), "valid")] * 2 + [("model.sig", id_of(key), "valid")])
     assert sorted(release.check(public(key))) == kinds
-    before = dict(release.store.objects)
+    before = dict(release.objects)
     signing.sign_release(release.store, release.id, release.files, signer)
-    assert release.store.objects == before
+    assert release.objects == before
+
+
+def test_the_command_signs_a_release_of_a_store(release: Release, key: Path, capsys: Any) -> None:
+    def attach(release_id: str) -> None:
+        signing.attach(release.store, release_id, release.statement, None)
+
+    publish(release.store, release.folder, attach)
+    command = ["release", "sign", release.id[:12], "--key", str(key), "--store", release.store.url, "--json"]
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["release"], told["key"], sorted(told["signed"])) == (release.id, id_of(key), list(release.objects))
+    assert [status for _, _, status in release.check(public(key))] == ["valid", "valid"]
+    assert main([*command[:4], "absent", *command[5:]]) == 1
+    assert "absent: No such file" in capsys.readouterr().err
 
 
 def test_a_false_signature_in_a_keys_name_gives_way_to_a_true_one(release: Release, key: Path) -> None:
     signing.attach(release.store, release.id, release.statement, load_signer(str(key)))
     signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
-    for name in release.store.objects:
-        corrupt_signature(release.store, name)
+    for name in release.objects:
+        corrupt_signature(release.objects, name)
     assert {status for _, _, status in release.check(public(key))} == {"invalid"}
     signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
     assert {status for _, _, status in release.check(public(key))} == {"valid"}
@@ -235,18 +256,18 @@ def test_what_is_about_another_release_is_not_signed(release: Release, key: Path
     other = Release(tmp_path / "other")
     subjects = [{"name": "manifest.json", "digest": {"sha256": "0" * 64}}]
     for extra in (subjects, [*release.statement["subject"], *subjects]):
-        release.store = MemoryStore()
+        release.objects.clear()
         signing.attach(release.store, release.id, release.statement, None)
         signing.attach(release.store, release.id, other.statement | {"subject": extra}, None)
-        before = dict(release.store.objects)
+        before = dict(release.objects)
         with pytest.raises(SigningError, match=f"is not about release {release.id}"):
             signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
-        assert release.store.objects == before
+        assert release.objects == before
 
 
 def test_a_statement_that_the_store_holds_damaged_is_not_taken_for_attached(release: Release) -> None:
     name = signing.attach(release.store, release.id, release.statement, None)
-    release.store.objects[name] = edited(release.store.objects[name], b"urn:distar:dvc", b"urn:distar:dvd")
+    release.objects[name] = edited(release.objects[name], b"urn:distar:dvc", b"urn:distar:dvd")
     with pytest.raises(SigningError, match="was changed: its payload has the sha256"):
         signing.attach(release.store, release.id, release.statement, None)
 
@@ -254,13 +275,13 @@ def test_a_statement_that_the_store_holds_damaged_is_not_taken_for_attached(rele
 # What is wrong with signatures
 
 
-def corrupt_signature(store: MemoryStore, name: str) -> None:
-    data = json.loads(store.objects[name])
+def corrupt_signature(objects: Attestations, name: str) -> None:
+    data = json.loads(objects[name])
     [signature] = data.get("dsseEnvelope", data)["signatures"]
     content = bytearray(base64.b64decode(signature["sig"]))
     content[-1] ^= 1
     signature["sig"] = base64.b64encode(content).decode()
-    store.objects[name] = (json.dumps(data, indent=2) + "\n").encode()
+    objects[name] = (json.dumps(data, indent=2) + "\n").encode()
 
 
 def edited(content: bytes, old: bytes, new: bytes) -> bytes:
@@ -273,13 +294,12 @@ def edited(content: bytes, old: bytes, new: bytes) -> bytes:
     return json.dumps(data).encode()
 
 
-def renamed(store: MemoryStore, name: str) -> str:
+def rename_to_fit(objects: Attestations, name: str) -> None:
     """Give an edited envelope the name that its payload asks for."""
-    content = store.objects.pop(name)
+    content = objects.pop(name)
     payload = base64.b64decode(json.loads(content)["payload"])
     new = f"{name.rpartition('/')[0]}/{hashlib.sha256(payload).hexdigest()}.intoto.json"
-    store.objects[new] = content
-    return new
+    objects[new] = content
 
 
 def statuses(release: Release, *public_keys: Path) -> list[tuple[str, str]]:
@@ -296,10 +316,10 @@ def test_a_key_that_is_not_trusted_is_unknown(release: Release, key: Path, tmp_p
 
 def test_an_edited_payload_is_found_under_its_old_name_and_under_a_fitting_one(release: Release, key: Path) -> None:
     name = signing.attach(release.store, release.id, release.statement, load_signer(str(key)))
-    release.store.objects[name] = edited(release.store.objects[name], b"urn:distar:dvc", b"urn:distar:dvd")
+    release.objects[name] = edited(release.objects[name], b"urn:distar:dvc", b"urn:distar:dvd")
     [(status, detail)] = statuses(release, public(key))
     assert (status, detail.partition(":")[0]) == ("invalid", f"{name} was changed")
-    renamed(release.store, name)
+    rename_to_fit(release.objects, name)
     assert release.check(public(key)) == [("intoto.json", id_of(key), "invalid")]
 
 
@@ -309,10 +329,10 @@ def test_a_signature_of_another_release_is_not_this_ones(release: Release, key: 
     other, signer = Release(tmp_path / "other"), load_signer(str(key))
     signing.attach(other.store, other.id, other.statement, signer)
     signing.sign_release(other.store, other.id, other.files, signer)
-    for name, content in other.store.objects.items():
-        release.store.objects[name.replace(other.id, release.id)] = content
+    for name, content in other.objects.items():
+        release.objects[name.replace(other.id, release.id)] = content
     assert {status for status, _ in statuses(release, public(key))} == {"other release"}
-    model = other.store.objects[f"attestations/{other.id}/{id_of(key)}.model.sig"]
+    model = other.objects[f"attestations/{other.id}/{id_of(key)}.model.sig"]
     with pytest.raises(SigningError, match="of another release"):
         signing.verify_model(model, release.id, release.files, load_verifier(public(key)))
 
@@ -322,16 +342,16 @@ def test_provenance_does_not_pass_for_a_signature_of_the_model(release: Release,
     bundle = {
         "mediaType": signing.BUNDLE_TYPE,
         "verificationMaterial": {"publicKey": {"hint": id_of(key)}, "tlogEntries": []},
-        "dsseEnvelope": json.loads(release.store.objects.pop(name)),
+        "dsseEnvelope": json.loads(release.objects.pop(name)),
     }
-    release.store.objects[f"attestations/{release.id}/{id_of(key)}.model.sig"] = json.dumps(bundle).encode()
+    release.objects[f"attestations/{release.id}/{id_of(key)}.model.sig"] = json.dumps(bundle).encode()
     assert release.check(public(key)) == [("model.sig", None, "other release")]
 
 
 def test_a_signature_in_another_keys_name_is_found(release: Release, key: Path) -> None:
     signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
-    [(name, content)] = release.store.objects.items()
-    release.store.objects = {name.replace(id_of(key), "0" * 64): content}
+    [name] = release.objects
+    release.objects[name.replace(id_of(key), "0" * 64)] = release.objects.pop(name)
     [(status, detail)] = statuses(release, public(key))
     assert status == "invalid"
     assert "not by the key in its name" in detail
@@ -356,10 +376,11 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_a_damaged_attestation_is_a_finding(release: Release, key: Path, damage: str, kind: str) -> None:
     signing.attach(release.store, release.id, release.statement, load_signer(str(key)))
     signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
-    [name] = [name for name in release.store.objects if name.endswith(kind)]
-    data = json.loads(release.store.objects[name])
+    [name] = [name for name in release.objects if name.endswith(kind)]
+    data = json.loads(release.objects[name])
     DAMAGES[damage](data.get("dsseEnvelope", data))
-    release.store.objects = {name: json.dumps(data).encode()}
+    release.objects.clear()
+    release.objects[name] = json.dumps(data).encode()
     [(status, detail)] = statuses(release, public(key))
     assert status == "invalid"
     assert name in detail
@@ -369,7 +390,7 @@ def test_a_damaged_attestation_is_a_finding(release: Release, key: Path, damage:
 @pytest.mark.parametrize("kind", ["intoto.json", "model.sig", "txt"])
 def test_what_is_no_attestation_at_all_is_a_finding(release: Release, content: bytes, kind: str) -> None:
     name = f"attestations/{release.id}/{'0' * 64}.{kind}"
-    release.store.objects[name] = content
+    release.objects[name] = content
     [(status, detail)] = statuses(release)
     assert status == "invalid"
     assert name in detail
@@ -403,7 +424,7 @@ def test_a_signed_payload_that_says_nothing_of_this_release_is_a_finding(
     envelope = signing.Envelope(payload, signing.PAYLOAD_TYPE, {})
     signing.sign(envelope, load_signer(str(key)))
     name = f"attestations/{release.id}/{hashlib.sha256(payload).hexdigest()}.intoto.json"
-    release.store.objects[name] = signing.envelope_to_bytes(envelope)
+    release.objects[name] = signing.envelope_to_bytes(envelope)
     assert [found for found, _ in statuses(release, public(key))] == [status]
 
 
@@ -420,7 +441,7 @@ def test_the_model_signing_command_accepts_the_folder_and_finds_what_was_done_to
     release: Release, key: Path, tmp_path: Path
 ) -> None:
     signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
-    [content] = release.store.objects.values()
+    [content] = release.objects.values()
     signature = release.folder / "model.sig"  # where the command itself would put it
     signature.write_bytes(content)
     assert model_signing(release, signature, key).returncode == 0
@@ -462,6 +483,22 @@ def test_the_statement_is_one_that_in_toto_reads(release: Release) -> None:
     Statement.copy_from_pb(parsed).validate()
 
 
+def test_the_documented_check_holds_and_finds_an_edited_statement(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (REPOSITORY / "docs" / "signing.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    key = new_key(tmp_path / "release-key")
+    name = signing.attach(release.store, release.id, release.statement, load_signer(str(key)))
+    envelope = tmp_path / "provenance.intoto.json"
+    envelope.write_bytes(release.objects[name])
+    exec(program, {})  # noqa: S102  the page's own program
+    envelope.write_bytes(edited(release.objects[name], b"urn:distar:dvc", b"urn:distar:dvd"))
+    with pytest.raises(VerificationError):
+        exec(program, {})  # noqa: S102
+
+
 # Keys in a service
 
 
@@ -479,7 +516,8 @@ class KeyService(BaseHTTPRequestHandler):
                 form = serialization.PublicFormat.SubjectPublicKeyInfo
                 der = self.private.public_key().public_bytes(serialization.Encoding.DER, form)
                 answer = {"PublicKey": base64.b64encode(der).decode(), "SigningAlgorithms": ["ECDSA_SHA_256"]}
-            case "TrentService.Sign":
+            case _:
+                assert self.headers["X-Amz-Target"] == "TrentService.Sign"
                 assert request["MessageType"] == "DIGEST"
                 digest = base64.b64decode(request["Message"])
                 signature = self.signs_with.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
@@ -520,7 +558,7 @@ def test_a_key_in_aws_signs_both_and_the_model_signing_command_accepts_it(
     signing.sign_release(release.store, release.id, release.files, signer)
     assert [status for _, _, status in release.check(public(path))] == ["valid", "valid"]
     signature = tmp_path / "model.sig"
-    signature.write_bytes(release.store.objects[f"attestations/{release.id}/{id_of(path)}.model.sig"])
+    signature.write_bytes(release.objects[f"attestations/{release.id}/{id_of(path)}.model.sig"])
     assert model_signing(release, signature, path).returncode == 0
 
 
@@ -530,7 +568,7 @@ def test_a_service_that_signs_with_another_key_is_found_out(release: Release, aw
     name = signing.attach(release.store, release.id, release.statement, None)
     with pytest.raises(SigningError, match="does not verify with its public half"):
         signing.sign_release(release.store, release.id, release.files, signer)
-    assert json.loads(release.store.objects[name])["signatures"] == []
+    assert json.loads(release.objects[name])["signatures"] == []
 
 
 def test_a_service_that_refuses_or_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

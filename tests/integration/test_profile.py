@@ -18,7 +18,7 @@ from distar.fetching import read_pins
 from distar.params import lock_path
 from distar.prompts import HPSV2_STYLES, load_labels, load_prompts
 from tests.integration.hub import REVISION, Hub
-from tests.miniature import edit
+from tests.miniature import edit, state_licences
 from tests.published import save_hpsv2, save_image_reward
 from tests.references import load_plain, save_sdxl
 
@@ -92,6 +92,7 @@ def on_the_hub(hub: Hub, project: Path, tmp_path: Path) -> Hub:
     edit(PROFILE, "train", "held_out_rewards", value=["preference"])
     for key, value in {"protocol": "hpsv2", "rewards": ["hps", "ir"], "compare_by": "hps", "judge": None}.items():
         edit(PROFILE, "evaluate", key, value=value)
+    state_licences(project)
     lock_path("mini").unlink()
     return hub
 

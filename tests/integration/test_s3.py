@@ -19,7 +19,7 @@ from distar.fetching import fetch, fill_mirror, lock_sources
 from distar.model_files import ModelFiles
 from tests.integration.conftest import S3Server, client_of
 from tests.integration.hub import REVISION, Fault, Hub
-from tests.miniature import edit
+from tests.miniature import edit, state_licences
 
 FETCHED = Path("fetched")
 FILES = {
@@ -172,6 +172,7 @@ def test_the_chain_fetches_from_s3_through_a_mirror(s3: S3Server, bucket: str, p
     for path in sorted(p for p in (project / "models" / "reference").rglob("*") if p.is_file()):
         client.upload_file(str(path), bucket, path.relative_to(project).as_posix())
     edit(Path("profiles/mini.yaml"), "reference", "source", value=f"s3://{bucket}/models/reference")
+    state_licences(project)
     edit(Path("params.yaml"), "models", "mirror", value=f"s3://{bucket}/mirror")
     assert main(["models", "lock"]) == 0
     assert main(["models", "mirror"]) == 0

@@ -24,7 +24,7 @@ from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.diffusion.schedule import Schedule
 from distar.errors import ModelFileError
-from distar.model_files import ModelFiles
+from distar.model_files import LICENCE_TEXTS, ModelFiles
 
 
 class ReferenceModel(BaseModel, ABC):
@@ -49,7 +49,7 @@ class ReferenceModel(BaseModel, ABC):
 
     @property
     def model_files(self) -> dict[str, ModelFiles]:
-        """Return the files that are needed: configurations, tokenizers, and one file of weights a component."""
+        """Return the files that are needed: configurations, tokenizers, one file of weights a component; licences."""
         suffix = f".{self.variant}" if self.variant else ""
         networks, encoders = (self.network_name, "vae"), self.text_encoder_names
         needed = ["model_index.json", "scheduler/scheduler_config.json"]
@@ -57,8 +57,8 @@ class ReferenceModel(BaseModel, ABC):
         needed += [f"{name}/diffusion_pytorch_model{suffix}.safetensors" for name in networks]
         needed += [f"{name}/{self.text_weights}{suffix}.safetensors" for name in encoders]
         needed += [f"{name}/*" for name in self.tokenizer_names]
-        indices = [f"{name}/model.safetensors.index.json" for name in encoders]
-        return {"": ModelFiles(self.source, tuple(needed), optional=tuple(indices))}
+        optional = [f"{name}/model.safetensors.index.json" for name in encoders]
+        return {"": ModelFiles(self.source, tuple(needed), optional=(*optional, *LICENCE_TEXTS))}
 
     def networks(self, folder: Path) -> tuple[Any, Any, Any]:
         """Load the denoising network and the autoencoder, in fp32, and the scheduler."""
