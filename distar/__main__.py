@@ -1,4 +1,4 @@
-"""The command line: stages, `distar sample`, `distar models`, `distar tiny`. Heavy imports wait until needed."""
+"""The command line: stages, `distar sample`, `models`, `audit` and `tiny`. Heavy imports wait until needed."""
 
 from __future__ import annotations
 
@@ -91,6 +91,22 @@ def parser() -> argparse.ArgumentParser:
     for action in (lock, verify, mirror):
         action.add_argument("--profile", metavar="NAME", help="a profile other than that of params.yaml")
 
+    audit = commands.add_parser(
+        "audit",
+        help="what is left over of earlier runs",
+        description="Look at what was made, and at what is left over.",
+    )
+    actions = audit.add_subparsers(dest="action", required=True, metavar="ACTION")
+    prune = actions.add_parser(
+        "prune",
+        help="find what is stale, and remove it with --delete",
+        description="Find experiments, checkpoints, half-written files and worktrees of runs that are no more.",
+    )
+    prune.add_argument("--older-than", type=_positive, default=30, metavar="DAYS", help="only what is older (30)")
+    prune.add_argument("--delete", action="store_true", help="remove it; without this it is only shown")
+    prune.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    prune.set_defaults(run=_run_audit_prune)
+
     tiny = commands.add_parser(
         "tiny",
         help="the embedded world: build its models afresh, or check them",
@@ -157,6 +173,20 @@ def _run_models_mirror(options: argparse.Namespace) -> None:
     from distar.models import mirror
 
     mirror(options.profile)
+
+
+def _run_audit_prune(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from distar.audit.page import print_page
+    from distar.audit.prune import page, prune
+
+    outcomes = prune(options.older_than, options.delete)
+    if options.json:
+        Console().print_json(data=[outcome.as_json() for outcome in outcomes])
+    else:
+        print_page(page(outcomes, options.older_than))
+    return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
 def _run_tiny_build(options: argparse.Namespace) -> None:
