@@ -63,16 +63,10 @@ def _run_of(client: MlflowClient, stated: Stated, experiment: str) -> Run:
     known = client.get_experiment_by_name(experiment)
     experiment_id = known.experiment_id if known else client.create_experiment(experiment)
     found = client.search_runs([experiment_id], f"tags.`{RELEASE_TAG}` = '{stated.release_id}'")
-    return (
-        found[0]
-        if found
-        else client.create_run(
-            experiment_id,
-            start_time=_milliseconds(stated.started),
-            tags=_tags(stated),
-            run_name=f"{stated.profile} {stated.release_id[:16]}",
-        )
-    )
+    if found:
+        return found[0]
+    name, started = f"{stated.profile} {stated.release_id[:16]}", _milliseconds(stated.started)
+    return client.create_run(experiment_id, start_time=started, tags=_tags(stated), run_name=name)
 
 
 def _fill(client: MlflowClient, run_id: str, stated: Stated, statement: Statement, files: dict[str, Path]) -> None:
