@@ -90,6 +90,7 @@ def _fill(client: MlflowClient, run_id: str, stated: Stated, statement: Statemen
 
 
 def _tags(stated: Stated) -> dict[str, str]:
+    git = stated.runs[-1]["git"]  # of the stage that packaged it
     flow_runs = dict.fromkeys(run["flow_run"] for run in stated.runs if run["flow_run"])
     tags = {
         RELEASE_TAG: stated.release_id,
@@ -97,7 +98,7 @@ def _tags(stated: Stated) -> dict[str, str]:
         "distar.licence": stated.licence,
         "distar.flow_run": " ".join(flow_runs),
         "distar.unrecorded": " ".join(stated.unrecorded),
-        "mlflow.source.git.commit": stated.commits[-1] if stated.commits else "",
+        "mlflow.source.git.commit": git["commit"] if git else "",
     }
     return {name: value for name, value in tags.items() if value}
 

@@ -69,11 +69,6 @@ class Stated:
         """The licence that the release was packaged under."""
         return self.parameters["package"]["licence"]
 
-    @property
-    def commits(self) -> list[str]:
-        """Every commit that a stage ran at."""
-        return [material["digest"]["gitCommit"] for material in self.materials if material["name"] == "code"]
-
     def files_in(self, folder: Path) -> dict[str, Path]:
         """Find the release's files in `folder`, each with the content that is stated.
 
