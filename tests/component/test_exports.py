@@ -22,7 +22,7 @@ import torch
 from distar import paths
 from distar.__main__ import STAGES, main
 from distar.attesting import state_provenance
-from distar.errors import DistarError, ReleaseError, StorageError
+from distar.errors import DistarError, ParameterError, ReleaseError, StorageError
 from distar.hashing import sha256_of
 from distar.lineage.exports.mlflow import RELEASE_TAG, log_release
 from distar.lineage.exports.openlineage import emit, events_of
@@ -211,6 +211,23 @@ def test_facets_tell_code_engine_parameters_device_seeds_and_cost(released: Rele
     assert len(facets) > 100
     assert {facet["_producer"] for facet in facets} == {"urn:distar:openlineage:v1"}
     assert all(facet["_schemaURL"].startswith(("https://openlineage.io/", "urn:distar:")) for facet in facets)
+
+
+@pytest.mark.parametrize(
+    ("remote", "url"),
+    [
+        ("https://example.org/team/project.git", "https://example.org/team/project.git"),
+        ("git@example.org:team/project.git", "ssh://git@example.org/team/project.git"),
+        ("/srv/git/project.git", "file:///srv/git/project.git"),
+    ],
+)
+def test_the_repository_is_named_by_a_url(released: Released, remote: str, url: str) -> None:
+    released.runs["train"]["git"]["remote"] = remote
+    assert event_of(released, "mini.train", "START")["job"]["facets"]["sourceCodeLocation"]["url"] == url
+    released.runs["train"]["git"] = None  # an exported tree without git
+    event = event_of(released, "mini.train", "START")
+    assert "sourceCodeLocation" not in event["job"]["facets"]
+    assert event["run"]["facets"]["distar"]["changed"] == []
 
 
 def test_events_are_appended_to_a_file(released: Released, tmp_path: Path) -> None:
@@ -438,6 +455,16 @@ def test_a_crate_holds_release_statement_and_the_workflow_of_its_commit(
     assert (tmp_path / "without git" / "dvc.yaml").read_text() == "stages: {}\n"
 
 
+def test_a_crate_without_a_workflow_is_not_written(
+    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ParameterError, match="run from the project's top folder"):
+        write_crate(released.folder, released.statement, Path("crate"))
+    assert list(Path().iterdir()) == []
+
+
 def test_a_crate_tells_what_each_stage_used_made_and_cost(released: Released, crate: Path) -> None:
     described = entities(crate)
     action, record = described["#run/train"], released.runs["train"]
@@ -459,6 +486,7 @@ def test_a_crate_tells_what_each_stage_used_made_and_cost(released: Released, cr
     assert {"code", "environment", "prompts/train", "reference/unet/config.json"} <= materials
     assert described["#licence"]["name"] == "apache-2.0"
     assert described["dvc.yaml"]["version"] == record["git"]["commit"]
+    assert described["dvc.yaml"]["url"] == "ssh://git@example.org/team/project.git"
 
 
 def test_a_crate_holds_copies_where_links_cannot_be(
@@ -517,8 +545,8 @@ def test_a_release_is_one_run_with_its_figures_and_files(
     assert (run.info.start_time, run.info.end_time) == (round(begun * 1000), round(ended * 1000))
     files = {entry.path for entry in client.list_artifacts(run_id)}
     assert files == {
-        "README.md", "card.json", "index.html", "manifest.json", "metrics.json", "params.yaml", "samples.png",
-        "statement.json",
+        "README.md", "card.json", "index.html", "manifest.json", "metrics.json", "model_index.json", "params.yaml",
+        "samples.png", "statement.json",
     }  # fmt: skip
     assert json.loads(Path(client.download_artifacts(run_id, "statement.json")).read_text()) == released.statement
 

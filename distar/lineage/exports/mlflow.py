@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distar.errors import DistarError, StorageError
-from distar.lineage.exports.stated import Stated, flattened
+from distar.lineage.exports.stated import Stated, commit_of, flattened
 from distar.lineage.provenance import Statement
 from distar.lineage.secrets import without_secrets
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RELEASE_TAG = "distar.release"
-_ARTIFACTS = ("README.md", "card.json", "index.html", "manifest.json", "metrics.json", "params.yaml", "samples.png")
 _AT_ONCE = 100  # the server takes no more parameters in a request
 _LONGEST_PARAMETER = 6000  # characters
 
@@ -79,9 +78,9 @@ def _fill(client: MlflowClient, run_id: str, stated: Stated, statement: Statemen
     figures = {**_metrics(files["metrics.json"]), "cost_seconds": sum(run["cost_seconds"] for run in stated.runs)}
     for some in _in_parts(Metric(name, value, ended, 0) for name, value in figures.items()):
         client.log_batch(run_id, metrics=some)
-    for name in _ARTIFACTS:
-        if name in files:
-            client.log_artifact(run_id, str(files[name]))
+    for name, path in files.items():
+        if "/" not in name:  # card, report and figures; the networks lie in folders
+            client.log_artifact(run_id, str(path))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "statement.json"
         path.write_text(json.dumps(statement, indent=2) + "\n", encoding="utf-8")
@@ -90,7 +89,6 @@ def _fill(client: MlflowClient, run_id: str, stated: Stated, statement: Statemen
 
 
 def _tags(stated: Stated) -> dict[str, str]:
-    git = stated.runs[-1]["git"]  # of the stage that packaged it
     flow_runs = dict.fromkeys(run["flow_run"] for run in stated.runs if run["flow_run"])
     tags = {
         RELEASE_TAG: stated.release_id,
@@ -98,7 +96,7 @@ def _tags(stated: Stated) -> dict[str, str]:
         "distar.licence": stated.licence,
         "distar.flow_run": " ".join(flow_runs),
         "distar.unrecorded": " ".join(stated.unrecorded),
-        "mlflow.source.git.commit": git["commit"] if git else "",
+        "mlflow.source.git.commit": commit_of(stated.runs[-1]) or "",
     }
     return {name: value for name, value in tags.items() if value}
 

@@ -24,7 +24,7 @@ from openlineage.client.transport.http import ApiKeyTokenProvider, HttpConfig, H
 from requests import HTTPError, RequestException
 
 from distar.errors import StorageError
-from distar.lineage.exports.stated import Stated
+from distar.lineage.exports.stated import Stated, commit_of, repository_of
 from distar.lineage.provenance import Statement
 from distar.lineage.runs import Record
 from distar.lineage.secrets import without_secrets
@@ -46,12 +46,13 @@ _RETRIES = {"total": 3, "read": 3, "connect": 3}  # the rest as the library has 
 class DistarRunFacet(RunFacet):
     """What a run had and cost, beyond the facets that OpenLineage defines."""
 
+    commit: str | None
+    changed: list[str]
     parameters: dict[str, Any]
     seeds: dict[str, int]
     device: dict[str, Any] | None
     machine: dict[str, Any]
     environment: dict[str, Any]
-    changed: list[str]
     flow_run: str | None
     processes: int
     cost_seconds: float
@@ -141,25 +142,16 @@ def _job_facets(stated: Stated, record: Record) -> dict[str, Any]:
         "jobType": _job_type("TASK"),
         "documentation": _documented(f"Stage {record['stage']} of distar's pipeline, with profile {stated.profile}."),
     }
-    git = record["git"]
-    if git and git["remote"]:  # the facet cannot be without an address; DistarRunFacet names what differed from it
+    if repository := repository_of(record):  # the facet cannot be without an address
         facets["sourceCodeLocation"] = _facet(
             facet_v2.source_code_location_job.SourceCodeLocationJobFacet,
             type="git",
-            url=_as_url(git["remote"]),
-            repoUrl=git["remote"],
+            url=repository,
+            repoUrl=repository,
             path="dvc.yaml",
-            version=git["commit"],
+            version=commit_of(record),
         )
     return facets
-
-
-def _as_url(remote: str) -> str:
-    """Write a git remote as a URL: git itself also takes `host:path` and plain folders."""
-    if "://" in remote:
-        return remote
-    host, separator, path = remote.partition(":")
-    return f"ssh://{host}/{path}" if separator and "/" not in host else f"file://{remote}"
 
 
 def _run_facets(record: Record, whole: Run, above: Job) -> dict[str, Any]:
@@ -176,6 +168,7 @@ def _run_facets(record: Record, whole: Run, above: Job) -> dict[str, Any]:
         ),
         "distar": _facet(
             DistarRunFacet,
+            commit=commit_of(record),
             changed=record["git"]["changed"] if record["git"] else [],
             seeds=record.get("seeds", {}),
             **{name: record[name] for name in ("parameters", "device", "machine", "environment")},

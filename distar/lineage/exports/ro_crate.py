@@ -24,8 +24,8 @@ from rocrate.model import ComputerLanguage, ContextEntity, Entity, SoftwareAppli
 from rocrate.rocrate import ROCrate
 
 from distar.atomic import written_whole
-from distar.errors import StorageError
-from distar.lineage.exports.stated import Stated, flattened
+from distar.errors import ParameterError, StorageError
+from distar.lineage.exports.stated import Stated, commit_of, flattened, repository_of
 from distar.lineage.pipeline import DVC_YAML
 from distar.lineage.provenance import Statement
 from distar.lineage.runs import Record
@@ -50,6 +50,7 @@ def write_crate(release_folder: Path, statement: Statement, folder: Path) -> Non
     copies. The workflow is dvc.yaml at the commit that packaged the release, or as it stands if git has no such commit.
 
     Raises:
+        ParameterError: there is no dvc.yaml here.
         ReleaseError: the statement holds no run, or the release's files are not those that it states.
         StorageError: the folder exists, or there is no space left.
     """
@@ -79,7 +80,9 @@ class _Crate:
         self.stated = stated
         self.crate: Any = ROCrate(version="1.1")  # the library's annotations are too wide to be of use
         self.crate.metadata.extra_contexts.append(_TERMS)
-        self.release = self._add_release(files)
+        self.files = {name: self._add_file(name, path) for name, path in files.items()}
+        self.release = self.crate.add_dataset(dest_path=_RELEASE, properties={"name": "The release"})
+        self.release["hasPart"] = list(self.files.values())
         self.statement = self.crate.add_file(
             StringIO(json.dumps(statement, indent=2) + "\n"),
             "statement.json",
@@ -108,22 +111,14 @@ class _Crate:
             for profile, name in _PROFILES.items()
         ]
 
-    def _add_release(self, files: Mapping[str, Path]) -> Entity:
-        release = self.crate.add_dataset(dest_path=_RELEASE, properties={"name": "The release"})
-        release["hasPart"] = [
-            self.crate.add_file(
-                path,
-                f"{_RELEASE}{name}",
-                properties={
-                    "name": name,
-                    "encodingFormat": _format(name),
-                    "contentSize": str(path.stat().st_size),
-                    "sha256": self.stated.files[name],
-                },
-            )
-            for name, path in files.items()
-        ]
-        return release
+    def _add_file(self, name: str, path: Path) -> Entity:
+        properties = {
+            "name": name,
+            "encodingFormat": _format(name),
+            "contentSize": str(path.stat().st_size),
+            "sha256": self.stated.files[name],
+        }
+        return self.crate.add_file(path, f"{_RELEASE}{name}", properties=properties)
 
     def _add_workflow(self) -> Entity:
         language = self.crate.add(
@@ -138,7 +133,7 @@ class _Crate:
             "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
             "name": "distar's pipeline",
             "encodingFormat": _format(DVC_YAML.name),
-            "version": _commit(packaged) or self.stated.versions["distar"],
+            "version": commit_of(packaged) or self.stated.versions["distar"],
             **_url(packaged),
         }
         text = StringIO(_workflow_text(packaged))
@@ -189,7 +184,7 @@ class _Crate:
             result=self.release,
             subjectOf=self.statement,
         )
-        stages = [self._add_stage(position, record) for position, record in enumerate(stated.runs)]
+        stages = [self._add_stage(position, record) for position, record in enumerate(stated.runs, start=1)]
         self.workflow["hasPart"] = [tool for tool, _, _, _ in stages]
         self.workflow["step"] = [step for _, step, _, _ in stages]
         organised = self._add(
@@ -246,9 +241,9 @@ class _Crate:
         """Name a file or folder of the project; what is in the crate is named as it is there."""
         if place == "outputs/release":
             return self.release
-        released = [name for name, sha256 in self.stated.files.items() if sha256 == digest["sha256"]]
+        released = [file for file in self.files.values() if file["sha256"] == digest["sha256"]]
         if released:
-            return self.crate.get(f"{_RELEASE}{released[0]}")
+            return released[0]
         return self._add(
             f"#content/{place}@{digest['sha256']}",
             "CreativeWork",
@@ -281,15 +276,14 @@ def _workflow_text(packaged: Record) -> str:
         shown = subprocess.run(command, capture_output=True, text=True, check=False)
         if shown.returncode == 0:
             return shown.stdout
+    if not DVC_YAML.exists():
+        raise ParameterError(f"{DVC_YAML}, the workflow, does not exist; run from the project's top folder")
     return DVC_YAML.read_text(encoding="utf-8")
 
 
-def _commit(record: Record) -> str | None:
-    return record["git"]["commit"] if record["git"] else None
-
-
 def _url(record: Record) -> dict[str, str]:
-    return {"url": record["git"]["remote"]} if record["git"] and record["git"]["remote"] else {}
+    repository = repository_of(record)
+    return {"url": repository} if repository else {}
 
 
 def _missing(stated: Stated) -> str:
@@ -300,4 +294,4 @@ def _missing(stated: Stated) -> str:
 
 def _described(record: Record) -> str:
     device = record["device"]["name"] if record["device"] else "no device"
-    return f"Run on {record['machine']['host']} with {device}, at commit {_commit(record) or 'unknown'}."
+    return f"Run on {record['machine']['host']} with {device}, at commit {commit_of(record) or 'unknown'}."

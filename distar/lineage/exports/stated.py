@@ -96,3 +96,17 @@ def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         name = f"{above}{key}"
         flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return flat
+
+
+def commit_of(record: Record) -> str | None:
+    """Return the commit that a stage ran at, if git knew."""
+    return record["git"]["commit"] if record["git"] else None
+
+
+def repository_of(record: Record) -> str | None:
+    """Return the URL of the repository that a stage ran in; git itself also takes `host:path` and plain folders."""
+    remote = record["git"]["remote"] if record["git"] else None
+    if remote is None or "://" in remote:
+        return remote
+    host, separator, path = remote.partition(":")
+    return f"ssh://{host}/{path}" if separator and "/" not in host else f"file://{remote}"
