@@ -525,7 +525,9 @@ def test_a_release_is_one_run_with_its_figures_and_files(
 
     monkeypatch.chdir(tmp_path)  # a database alone puts artifacts beside where it is used
     external = released.statement["predicate"]["buildDefinition"]["externalParameters"]["parameters"]
-    external["many"] = {f"parameter_{i}": i for i in range(150)}
+    external["many"] = {f"parameter_{i}": i for i in range(150)} | {
+        "words": "word " * 2000
+    }  # more than one request takes
     run_id = log_release(released.statement, released.folder, tracking, "complete")
     client = MlflowClient(tracking)
     run = client.get_run(run_id)
@@ -533,6 +535,7 @@ def test_a_release_is_one_run_with_its_figures_and_files(
     assert run.data.params["train.num_steps"] == "4"
     assert run.data.params["profile"] == "mini"
     assert run.data.params["many.parameter_149"] == "149"
+    assert run.data.params["many.words"].startswith("word word")
     metrics = json.loads((released.folder / "metrics.json").read_text())
     assert (
         run.data.metrics["generator.rewards.preference.mean"] == metrics["generator"]["rewards"]["preference"]["mean"]
@@ -572,11 +575,21 @@ def test_an_interrupted_export_is_completed(
     assert "samples.png" in {entry.path for entry in client.list_artifacts(run.info.run_id)}
 
 
-def test_a_tracking_server_that_is_not_there_is_told(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("http://robot:swordfish@127.0.0.1:9", r"MLflow at http://127\.0\.0\.1:9 did not take the release"),
+        ("sqlite:///metrics.json", "file is not a database"),
+        ("mysql+nosuchdriver://robot:swordfish@127.0.0.1/mlflow", "nosuchdriver"),
+    ],
+)
+def test_a_tracking_server_that_takes_nothing_is_told(
+    released: Released, monkeypatch: pytest.MonkeyPatch, uri: str, told: str
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(StorageError, match=r"MLflow at http://127\.0\.0\.1:9 did not take the release") as told:
-        log_release(released.statement, released.folder, "http://robot:swordfish@127.0.0.1:9", "releases")
-    assert "swordfish" not in str(told.value)
+    with pytest.raises(StorageError, match=told) as error:
+        log_release(released.statement, released.folder, uri, "releases")
+    assert "swordfish" not in str(error.value)
 
 
 def test_a_missing_mlflow_is_told(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:

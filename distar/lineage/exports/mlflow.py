@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
 from datetime import datetime
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RELEASE_TAG = "distar.release"
-_AT_ONCE = 100  # the server takes no more parameters in a request
-_LONGEST_PARAMETER = 6000  # characters
 
 
 def log_release(statement: Statement, release_folder: Path, tracking_uri: str, experiment: str) -> str:
@@ -34,13 +30,14 @@ def log_release(statement: Statement, release_folder: Path, tracking_uri: str, e
     Raises:
         DistarError: MLflow is not installed.
         ReleaseError: the statement holds no run, or the release's files are not those that it states.
-        StorageError: the tracking server cannot be reached or refuses.
+        StorageError: the tracking server cannot be reached or refuses, or the database's driver is not installed.
     """
     if find_spec("mlflow") is None:
         raise DistarError("MLflow is not installed; run `pip install 'distar[mlflow]'`")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     stated = Stated.read(statement)
     files = stated.files_in(release_folder)
@@ -49,7 +46,7 @@ def log_release(statement: Statement, release_folder: Path, tracking_uri: str, e
         run = _run_of(client, stated, experiment)
         if run.info.status != "FINISHED":
             _fill(client, run.info.run_id, stated, statement, files)
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise StorageError(
             f"MLflow at {without_secrets(tracking_uri)} did not take the release: {without_secrets(str(error))}; see "
             "whether it is up, its address right and the MLFLOW_TRACKING_… variables set that it wants; then repeat"
@@ -73,11 +70,9 @@ def _fill(client: MlflowClient, run_id: str, stated: Stated, statement: Statemen
 
     ended = _milliseconds(stated.ended)
     values = {"profile": stated.profile, "seed": stated.seed, **flattened(stated.parameters)}
-    for some in _in_parts(Param(name, _shown(value)) for name, value in values.items()):
-        client.log_batch(run_id, params=some)
+    client.log_batch(run_id, params=[Param(name, _shown(value)) for name, value in values.items()])
     figures = {**_metrics(files["metrics.json"]), "cost_seconds": sum(run["cost_seconds"] for run in stated.runs)}
-    for some in _in_parts(Metric(name, value, ended, 0) for name, value in figures.items()):
-        client.log_batch(run_id, metrics=some)
+    client.log_batch(run_id, metrics=[Metric(name, value, ended, 0) for name, value in figures.items()])
     for name, path in files.items():
         if "/" not in name:  # card, report and figures; the networks lie in folders
             client.log_artifact(run_id, str(path))
@@ -107,15 +102,8 @@ def _metrics(path: Path) -> dict[str, float]:
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= _LONGEST_PARAMETER else f"{text[: _LONGEST_PARAMETER - 1]}…"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _milliseconds(time: str) -> int:
     return round(datetime.fromisoformat(time).timestamp() * 1000)
-
-
-def _in_parts(values: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(values)
-    while part := list(islice(iterator, _AT_ONCE)):
-        yield part
