@@ -36,6 +36,7 @@ class Faulty:
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, address, range
     holding: threading.Event = field(default_factory=threading.Event)
+    deleting: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -66,6 +67,8 @@ def faulty_before(url: str) -> Iterator[Faulty]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             faulty.requests.append((self.command, self.path, self.headers["Range"]))
+            if self.command == "DELETE":
+                faulty.deleting.set()
             fault = faulty.next_fault(self.command, self.path)
             match fault.kind if fault else None:
                 case "answer":

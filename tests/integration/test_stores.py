@@ -291,6 +291,8 @@ def test_a_folder_that_exists_is_not_overwritten(store: Store, tmp_path: Path) -
     (tmp_path / "mine").mkdir()
     with pytest.raises(ReleaseError, match="mine exists; remove it, or name another folder"):
         download(store, release_id, tmp_path / "mine")
+    with pytest.raises(StorageError, match="Not a directory; name a folder that can be made"):
+        download(store, release_id, tmp_path / "one" / "name.txt" / "folder")
 
 
 def test_what_is_said_about_a_release_stands_before_the_release_is_seen(store: Store, folder: Path) -> None:
@@ -543,6 +545,7 @@ def test_ctrl_c_leaves_no_unfinished_upload(faulty: Faulty, s3_url: str, folder:
     assert faulty.holding.wait(60)
     assert len(unfinished_uploads(s3_url)) == 1
     os.kill(process.pid, signal.SIGINT)
+    assert not faulty.deleting.wait(1.0)  # a part that arrived after its upload's end would stay
     faulty.go_on.set()
     process.join(60)
     assert process.exitcode == 1
