@@ -109,7 +109,7 @@ def server_of_environment() -> S3Server:
     return S3Server(*(os.environ[name] for name in names))
 
 
-def overwrite(url: str, name: str, content: bytes | None) -> None:
+def overwrite(url: str, name: str, content: bytes | None, **about: object) -> None:
     """Change what is stored behind the store's back."""
     where, _, path = url.partition("://")
     if where == "file":
@@ -119,7 +119,7 @@ def overwrite(url: str, name: str, content: bytes | None) -> None:
         return
     bucket, _, prefix = path.partition("/")
     client, place = client_of(server_of_environment()), {"Bucket": bucket, "Key": f"{prefix}/{name}"}
-    client.delete_object(**place) if content is None else client.put_object(**place, Body=content)
+    client.delete_object(**place) if content is None else client.put_object(**place, Body=content, **about)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -291,7 +291,7 @@ def test_a_folder_that_exists_is_not_overwritten(store: Store, tmp_path: Path) -
     (tmp_path / "mine").mkdir()
     with pytest.raises(ReleaseError, match="mine exists; remove it, or name another folder"):
         download(store, release_id, tmp_path / "mine")
-    with pytest.raises(StorageError, match="Not a directory; name a folder that can be made"):
+    with pytest.raises(StorageError, match=r"name\.txt: File exists; name a folder that can be made"):
         download(store, release_id, tmp_path / "one" / "name.txt" / "folder")
 
 
@@ -513,6 +513,16 @@ def test_a_move_whose_answer_is_lost_is_known_to_be_ones_own(faulty: Faulty, s3_
     assert [move.to_release for move in history(store, "production")] == [one, two]
 
 
+def test_conditions_that_amazon_answers_otherwise_are_understood(faulty: Faulty, s3_url: str) -> None:
+    """A write that meets another one in flight is to be repeated; a version of what is gone is told as missing."""
+    store = open_store(s3_url)
+    faulty.faults = [Fault("PUT", "/aliases/", "answer", 1, 409, "ConditionalRequestConflict")]
+    assert store.create("aliases/a.json", b"1")
+    assert faulty.faults[0].times == 0
+    faulty.faults = [Fault("PUT", "/aliases/", "answer", 1, 404, "NoSuchKey")]
+    assert not store.replace("aliases/gone.json", b"1", "version")
+
+
 def test_an_upload_whose_answer_is_lost_ends_well(faulty: Faulty, s3_url: str, folder: Path) -> None:
     store = open_store(s3_url)
     faulty.faults = [Fault("PUT", "/blobs/", "lose", 2), Fault("POST", "uploadId", "lose", 1)]
@@ -554,15 +564,15 @@ def test_ctrl_c_leaves_no_unfinished_upload(faulty: Faulty, s3_url: str, folder:
 
 
 def test_a_damaged_blob_in_the_way_is_told_and_a_whole_one_is_taken(s3_url: str, folder: Path) -> None:
-    """Something that other tools put there, without what tells that it is whole, is read."""
-    store = open_store(s3_url)
-    name = blob_name(hashlib.sha256(FILES[WEIGHTS]).hexdigest())
-    overwrite(s3_url, name, flipped(FILES[WEIGHTS]))
-    with pytest.raises(ReleaseError, match=rf"{name} is damaged: .* remove it and publish again"):
-        publish_to(store, folder)
+    """What has no sha256 in its metadata, or another size, is read before it is believed."""
+    store, sha256 = open_store(s3_url), hashlib.sha256(FILES[WEIGHTS]).hexdigest()
+    for content, metadata in [(flipped(FILES[WEIGHTS]), {}), (FILES[WEIGHTS][:-1], {"sha256": sha256})]:
+        overwrite(s3_url, blob_name(sha256), content, Metadata=metadata)
+        with pytest.raises(ReleaseError, match=rf"{sha256} is damaged: .* remove it and publish again"):
+            publish_to(store, folder)
     assert release_ids(store) == []
     assert unfinished_uploads(s3_url) == []
-    overwrite(s3_url, name, FILES[WEIGHTS])
+    overwrite(s3_url, blob_name(sha256), FILES[WEIGHTS])
     release_id, _ = publish_to(store, folder)
     assert verify(store, release_id) == []
 
