@@ -513,7 +513,7 @@ def test_a_move_whose_answer_is_lost_is_known_to_be_ones_own(faulty: Faulty, s3_
     assert [move.to_release for move in history(store, "production")] == [one, two]
 
 
-def test_conditions_that_amazon_answers_otherwise_are_understood(faulty: Faulty, s3_url: str) -> None:
+def test_conditions_that_amazon_answers_otherwise_are_understood(faulty: Faulty, s3_url: str, folder: Path) -> None:
     """A write that meets another one in flight is to be repeated; a version of what is gone is told as missing."""
     store = open_store(s3_url)
     faulty.faults = [Fault("PUT", "/aliases/", "answer", 1, 409, "ConditionalRequestConflict")]
@@ -521,6 +521,11 @@ def test_conditions_that_amazon_answers_otherwise_are_understood(faulty: Faulty,
     assert faulty.faults[0].times == 0
     faulty.faults = [Fault("PUT", "/aliases/", "answer", 1, 404, "NoSuchKey")]
     assert not store.replace("aliases/gone.json", b"1", "version")
+    conflict = Fault("PUT", "/blobs/", "answer", 1, 409, "ConditionalRequestConflict")
+    faulty.faults = [conflict, conflict._replace(method="POST", part="uploadId")]
+    assert publish_to(store, folder)[1] == "created"
+    assert [fault.times for fault in faulty.faults] == [0, 0]
+    assert unfinished_uploads(s3_url) == []
 
 
 def test_an_upload_whose_answer_is_lost_ends_well(faulty: Faulty, s3_url: str, folder: Path) -> None:
