@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -23,21 +24,16 @@ def take_lock(path: Path) -> TextIO:
         WorkDirectoryError: another process holds it; the message names that process.
         StorageError: the disk is full.
     """
-    lock = _open(path)
     try:
-        _try(lock)
+        return _take(path)
     except BlockingIOError:
-        lock.seek(0)
-        owner = lock.read().strip() or "unknown"
-        lock.close()
+        with _open(path) as lock:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
         raise WorkDirectoryError(
             f"{path} is held by process {owner}; wait for it to end, or stop it (kill {owner}) and run again: "
             "it goes on from the last checkpoint"
         ) from None
-    except BaseException:
-        lock.close()
-        raise
-    return lock
 
 
 def wait_for_lock(path: Path, wait: Callable[[float], object]) -> TextIO:
@@ -46,18 +42,47 @@ def wait_for_lock(path: Path, wait: Callable[[float], object]) -> TextIO:
     Raises:
         StorageError: the disk is full.
     """
-    lock = _open(path)
+    while True:
+        try:
+            return _take(path)
+        except BlockingIOError:
+            wait(_SECONDS_BETWEEN_TRIES)
+
+
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file or folder during the body, if it can be had, and yield whether it is held.
+
+    It cannot be had while another process holds it, nor if it is gone or another user's, nor on a file system without
+    locks. Other than `take_lock` it changes nothing at `path`.
+    """
+    descriptor, held = None, False
+    with suppress(OSError):  # one of these: the answer is no
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # some systems lock no read-only file
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
     try:
-        while True:
-            try:
-                _try(lock)
-            except BlockingIOError:
-                wait(_SECONDS_BETWEEN_TRIES)
-            else:
+        yield held
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _take(path: Path) -> TextIO:
+    """Lock the file that stands at `path`: not one that was removed as stale between being opened and locked."""
+    while True:
+        lock = _open(path)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _stands_at(path, lock):
+                with full_disk_told(path, "the lock was not taken"):
+                    os.ftruncate(lock.fileno(), 0)
+                    os.write(lock.fileno(), str(os.getpid()).encode())  # at once: closing must have nothing to write
                 return lock
-    except BaseException:
+        except BaseException:
+            lock.close()
+            raise
         lock.close()
-        raise
 
 
 def _open(path: Path) -> TextIO:
@@ -66,8 +91,8 @@ def _open(path: Path) -> TextIO:
         return path.open("a+")
 
 
-def _try(lock: TextIO) -> None:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with full_disk_told(Path(lock.name), "the lock was not taken"):
-        os.ftruncate(lock.fileno(), 0)
-        os.write(lock.fileno(), str(os.getpid()).encode())  # at once: closing the file must have nothing left to write
+def _stands_at(path: Path, lock: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+    except FileNotFoundError:
+        return False

@@ -38,6 +38,8 @@ REPORT_PAGE = REPORTS / "index.html"
 SAMPLE_GRID = REPORTS / "samples.png"
 SCORES = REPORTS / "scores.csv"
 
+WORKTREE_PREFIX = "distar-worktree-"  # of the temporary folder around a run's git worktree
+
 RELEASE = OUTPUTS / "release"
 RECEIPT = OUTPUTS / "receipt.json"
 

@@ -91,10 +91,9 @@ def promote(store: Store, release: str, alias: str, expect: str | None) -> Promo
     Raises:
         ReleaseError: there is no such release, or the alias points elsewhere, now or by the time it is to be moved.
     """
-    release_id, before = find(store, release), read_alias(store, alias).release
-    if expect is not None:
-        before = None if expect == "none" else find(store, expect)
-    if before != release_id:
+    release_id, points_at = find(store, release), read_alias(store, alias).release
+    before = points_at if expect is None else None if expect == "none" else find(store, expect)
+    if not points_at == before == release_id:
         move(store, alias, release_id, before)
     return Promoted(alias, before, release_id)
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distar.locking import held_if_free
+from distar.paths import WORKTREE_PREFIX
+
 DVC = (sys.executable, "-m", "dvc")
-PREFIX = "distar-worktree-"
 
 
 def current_revision() -> str:
@@ -20,9 +22,12 @@ def current_revision() -> str:
 
 @contextmanager
 def worktree(revision: str) -> Iterator[Path]:
-    """Check a revision out in a temporary folder, sharing the workspace's DVC cache; remove it at the end."""
+    """Check a revision out in a temporary folder, sharing its DVC cache; remove it at the end.
+
+    The folder around it is locked (flock) until then: one that is not belongs to a run that was killed.
+    """
     cache = _output([*DVC, "cache", "dir"])
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as parent:
+    with tempfile.TemporaryDirectory(prefix=WORKTREE_PREFIX) as parent, held_if_free(Path(parent)):
         folder = Path(parent) / "project"
         _output(["git", "worktree", "add", "--detach", str(folder), revision])
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.miniature import make_project, save_models
+from tests.miniature import git, make_project, run_dvc, save_models, with_pipeline
 
 # Before Prefect is imported: no telemetry, and no log lines from its server once pytest has closed the streams.
 os.environ |= {
@@ -31,6 +32,24 @@ def miniature_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(tmp_path: Path, miniature_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a miniature project and work in it."""
     folder = make_project(tmp_path / "project", miniature_models)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reproduced_once(tmp_path_factory: pytest.TempPathFactory, miniature_models: Path) -> Path:
+    """Run a miniature project end to end and commit it."""
+    folder = with_pipeline(make_project(tmp_path_factory.mktemp("dvc") / "project", miniature_models))
+    run_dvc(folder, "repro")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "Reproduce")
+    return folder
+
+
+@pytest.fixture
+def reproduced(reproduced_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the project that was run and committed, and work in the copy."""
+    folder = shutil.copytree(reproduced_once, tmp_path / "reproduced", symlinks=True)
     monkeypatch.chdir(folder)
     return folder
 

@@ -130,6 +130,11 @@ def git_init(folder: Path, *commands: list[str]) -> Path:
     return folder
 
 
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a project and return what it prints."""
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 def run_dvc(folder: Path, *arguments: str) -> str:
     """Run dvc in a project and return what it prints; `python` in its stages is this interpreter."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -157,7 +157,8 @@ def _repro(folder: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     command = [*DVC, "repro", "--force", "--no-run-cache", "package"]
-    status = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False).returncode
+    stderr = 2  # a file descriptor: stdout is for what is found
+    status = subprocess.run(command, cwd=folder, env=environment, stdout=stderr, check=False).returncode
     if status:
         raise ReleaseError(
             f"`dvc repro package` ended with status {status} in the release's commit; see what it printed"

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
+
+from distar.commands.numbers import positive
 
 if TYPE_CHECKING:
     from distar.audit.page import Page
@@ -77,6 +79,16 @@ def add_audit(commands: argparse._SubParsersAction) -> None:
     reproduce.set_defaults(run=_run_reproduce)
     for action in (show, verify, forward, diff, reproduce):
         action.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
+
+    prune = actions.add_parser(
+        "prune",
+        help="find what is stale, and remove it with --delete",
+        description="Find experiments, checkpoints, half-written files and worktrees of runs that are no more.",
+    )
+    prune.add_argument("--older-than", type=positive, default=30, metavar="DAYS", help="only what is older (30)")
+    prune.add_argument("--delete", action="store_true", help="remove it; without this it is only shown")
+    prune.set_defaults(run=_run_prune)
+    for action in (show, verify, forward, diff, reproduce, prune):
         action.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -137,7 +149,15 @@ def _run_reproduce(options: argparse.Namespace) -> int:
     return 0 if reproduced.agrees else 1
 
 
-def _tell(options: argparse.Namespace, data: dict[str, Any], page: Callable[[], Page]) -> None:
+def _run_prune(options: argparse.Namespace) -> int:
+    from distar.audit.prune import page, prune
+
+    outcomes = prune(options.older_than, options.delete)
+    _tell(options, [outcome.as_json() for outcome in outcomes], lambda: page(outcomes, options.older_than))
+    return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+def _tell(options: argparse.Namespace, data: object, page: Callable[[], Page]) -> None:
     """Print what was found as JSON or tables, or write it as a page."""
     from rich.console import Console
 

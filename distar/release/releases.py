@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from distar.atomic import written_whole
-from distar.errors import ReleaseError
+from distar.errors import ReleaseError, StorageError
 from distar.fetching.downloads import with_retries
 from distar.fetching.parallel import Work, in_parallel
 from distar.fetching.source import FileMissingError, Pin
@@ -147,7 +147,7 @@ def download(store: Store, release_id: str, folder: Path) -> None:
 
     Raises:
         ReleaseError: the folder exists, or the store does not hold what the manifest says.
-        StorageError: the store refuses or cannot be reached, or the disk is full.
+        StorageError: the store refuses or cannot be reached, or the folder cannot be made, or the disk is full.
     """
     if folder.exists():
         raise ReleaseError(f"{folder} exists; remove it, or name another folder")
@@ -165,10 +165,13 @@ def download(store: Store, release_id: str, folder: Path) -> None:
                 f"got {problem.got}; see `distar release verify`"
             )
 
-    with written_whole(folder) as partial:
-        partial.mkdir()
-        in_parallel(fetch, list(files), f"download from {store.url}", _num_bytes(files))
-        (partial / MANIFEST).write_bytes(content)
+    try:
+        with written_whole(folder) as partial:
+            partial.mkdir()
+            in_parallel(fetch, list(files), f"download from {store.url}", _num_bytes(files))
+            (partial / MANIFEST).write_bytes(content)
+    except OSError as error:
+        raise StorageError(f"{error.filename or folder}: {error.strerror}; name a folder that can be made") from error
 
 
 def verify(store: Store, release_id: str) -> list[Problem]:

@@ -12,7 +12,7 @@ import re
 import threading
 from base64 import b64encode
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -59,16 +59,9 @@ class S3Store(Store):
 
     def put_blob(self, path: Path, pin: Pin, work: Work) -> None:
         """Send a file, in parts if it is large, each part hashed and sent from the same memory."""
-        from botocore.exceptions import ClientError
-
-        name = blob_name(pin["sha256"])
         send = self._send_in_parts if path.stat().st_size > PART_SIZE else self._send_at_once
-        with self._told(name):
-            try:
-                send(path, pin, work)
-            except ClientError as error:
-                if error.response["Error"]["Code"] != "PreconditionFailed":
-                    raise
+        with self._told(blob_name(pin["sha256"])):
+            if not _condition_held(lambda: send(path, pin, work)):
                 self._check_standing(pin)
 
     @contextmanager
@@ -111,23 +104,9 @@ class S3Store(Store):
         return sorted(key.removeprefix(self._folder) for key in keys)
 
     def _write(self, name: str, content: bytes, **condition: str) -> bool:
-        from botocore.exceptions import ClientError
-
+        document = {**self._object(name), "Body": content, "ContentType": "application/json", **condition}
         with self._told(name):
-            while True:
-                try:
-                    self._client.put_object(
-                        **self._object(name), Body=content, ContentType="application/json", **condition
-                    )
-                except ClientError as error:
-                    match error.response["Error"]["Code"]:
-                        case "PreconditionFailed" | "NoSuchKey":
-                            return False
-                        case "ConditionalRequestConflict":  # another write was in flight: S3 asks to try again
-                            continue
-                        case _:
-                            raise
-                return True
+            return _condition_held(lambda: self._client.put_object(**document))
 
     def _send_at_once(self, path: Path, pin: Pin, work: Work) -> None:
         with self._parts_in_memory:
@@ -220,6 +199,24 @@ class S3Store(Store):
                 yield
         except TemporaryError as error:  # after as many tries as the client makes
             raise StorageError(str(error)) from error
+
+
+def _condition_held(request: Callable[[], object]) -> bool:
+    """Make a request that S3 carries out under a condition alone; say whether it did."""
+    from botocore.exceptions import ClientError
+
+    while True:
+        try:
+            request()
+        except ClientError as error:
+            match error.response["Error"]["Code"]:
+                case "PreconditionFailed" | "NoSuchKey":
+                    return False
+                case "ConditionalRequestConflict":  # another write was in flight: S3 asks to try again
+                    continue
+                case _:
+                    raise
+        return True
 
 
 def _check(digest: Any, path: Path, pin: Pin) -> None:

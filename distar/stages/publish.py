@@ -31,8 +31,9 @@ def run() -> None:
         record["outcome"] = outcome
         with written_whole(paths.RECEIPT) as path:
             path.write_text(json.dumps({"release": release_id, "url": params.url}, indent=2) + "\n", encoding="utf-8")
+    signed = f"signed by {signer.public_key.keyid[:16]}" if signer else "not signed"
     Console().print(
-        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {params.url} ({outcome}).\n"
+        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {params.url} ({outcome}, {signed}).\n"
         f"  report    {paths.REPORT_PAGE}\n  metrics   {paths.METRICS}\n  pictures  {paths.SAMPLE_GRID}\n"
         f"  pipeline  {paths.RELEASE}\n",
         highlight=False,

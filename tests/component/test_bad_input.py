@@ -107,6 +107,37 @@ def test_error_names_the_place_and_the_remedy(broken: str, capsys: pytest.Captur
     assert left == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("url", "s3://AKIAIOSFODNN7EXAMPLE:hidden@bucket/releases"),
+        ("url", "s3://bucket/releases?secret=hidden"),
+        ("endpoint_url", "https://user:hidden@s3.example.org"),
+        ("endpoint_url", "https://s3.example.org/#hidden"),
+        ("endpoint_url", "https://AKIAIOSFODNN7EXAMPLE.example.org"),
+    ],
+)
+def test_credentials_in_parameters_are_refused_and_not_repeated(
+    field: str, value: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(Path("params.yaml"), "publish", field, value=value)
+    assert main(["prompts"]) == 1
+    message = capsys.readouterr().err
+    assert f"params.yaml: publish.{field}: this holds what may be credentials" in message
+    assert "AWS_ACCESS_KEY_ID" in message
+    assert "hidden" not in message
+    assert "AKIA" not in message
+
+
+def test_stores_of_other_kinds_are_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(Path("params.yaml"), "publish", "url", value="https://bucket/releases")
+    edit(Path("params.yaml"), "publish", "endpoint_url", value="s3.example.org")
+    assert main(["prompts"]) == 1
+    message = capsys.readouterr().err
+    assert "publish.url: got 'https://bucket/releases'" in message
+    assert "publish.endpoint_url: got 's3.example.org'" in message
+
+
 def test_failed_fetch_leaves_the_earlier_one(project: Path) -> None:
     assert main(["reference"]) == 0
     before = {path: path.read_bytes() for path in paths.REFERENCE.rglob("*") if path.is_file()}

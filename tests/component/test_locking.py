@@ -1,11 +1,19 @@
-"""Locks on a full disk."""
+"""Locks: on a full disk, and on a file that is removed meanwhile."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from distar.errors import WorkDirectoryError
+from distar.locking import take_lock, wait_for_lock
 
 TAKE = """
 import os, sys
@@ -33,3 +41,35 @@ def test_a_full_disk_is_told_and_the_lock_file_closed(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "no space left to write work/lock" in result.stdout
     assert "free some and run again" in result.stdout
+
+
+def test_who_waited_for_a_lock_file_that_was_removed_locks_the_one_that_stands_there(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first = take_lock(path)
+
+    def remove_it(_seconds: float) -> None:
+        path.unlink()
+        first.close()
+
+    second = wait_for_lock(path, remove_it)
+    assert os.path.samestat(os.fstat(second.fileno()), path.stat())
+    second.close()
+
+
+def test_a_lock_file_removed_after_it_was_opened_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    flock, removed = fcntl.flock, []
+
+    def remove_first(lock: TextIO, operation: int) -> None:
+        if not removed:
+            path.unlink()
+            removed.append(path)
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    lock = take_lock(path)
+    with pytest.raises(WorkDirectoryError, match=f"held by process {os.getpid()}"):
+        take_lock(path)
+    lock.close()

@@ -103,6 +103,12 @@ def test_where_files_come_from_re_runs_no_stage() -> None:
     assert [name for name in parameters if name.startswith("models")] == []
 
 
+def test_where_releases_go_re_runs_publish_alone() -> None:
+    reading = [name for name, stage in DVC["stages"].items() if any("publish" in entry for entry in stage["params"])]
+    assert "publish" in PARAMS
+    assert reading == ["publish"]
+
+
 def test_checkpoints_are_those_of_the_code_that_trains() -> None:
     deps = {dep.removeprefix("distar/") for dep in DVC["stages"]["train"]["deps"] if dep.startswith("distar/")}
     assert deps == set(CODE)

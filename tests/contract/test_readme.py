@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from dvc.cli import parse_args
 from ruamel.yaml import YAML
 
 from distar.__main__ import parser
@@ -52,7 +53,8 @@ def test_command_exists(page: str, words: list[str]) -> None:
         case "python":
             runpy.run_path(str(REPOSITORY / arguments[0]))["parser"]().parse_args(arguments[1:])
         case "dvc":
-            changes = [argument for argument in arguments if ":" in argument]
+            parse_args(arguments)  # raises if it does not fit
+            changes = [argument for argument in arguments if ":" in argument and "://" not in argument]
             assert all(parameter_exists(change) for change in changes)
 
 

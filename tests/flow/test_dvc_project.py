@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
-import pytest
-
-from tests.miniature import edit, make_project, run_dvc, with_pipeline
+from tests.miniature import edit, git, run_dvc
 
 SHARED = {"prompts", "reference", "rewards"}
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory, miniature_models: Path) -> Path:
-    """A miniature project, run end to end and committed."""
-    folder = with_pipeline(make_project(tmp_path_factory.mktemp("dvc") / "project", miniature_models))
-    run_dvc(folder, "repro")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "Reproduce")
-    return folder
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def stages_run(output: str) -> set[str]:

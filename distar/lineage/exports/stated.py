@@ -1,0 +1,112 @@
+"""What a statement says of a release, as exports read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distar.errors import ReleaseError
+from distar.hashing import sha256_of
+from distar.lineage.provenance import BUILD_TYPE, MANIFEST_SUBJECT, Statement
+from distar.lineage.runs import Record
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A release: its files' sha256 by path (the manifest among them), parameters, runs in order, and materials."""
+
+    release_id: str
+    files: dict[str, str]
+    profile: str
+    seed: int
+    parameters: dict[str, Any]
+    runs: list[Record]
+    unrecorded: list[str]
+    materials: list[dict[str, Any]]
+    versions: dict[str, str]
+    started: str
+    ended: str
+
+    @classmethod
+    def read(cls, statement: Statement) -> Stated:
+        """Read a statement.
+
+        Raises:
+            ReleaseError: it is of something else, or holds no run, so that there is nothing to export.
+        """
+        definition = statement.get("predicate", {}).get("buildDefinition", {})
+        if definition.get("buildType") != BUILD_TYPE:
+            raise ReleaseError(
+                f"the statement's buildType is {definition.get('buildType')!r}; expected {BUILD_TYPE!r}: "
+                "take the statement of a release that this project published"
+            )
+        external, internal = definition["externalParameters"], definition["internalParameters"]
+        files = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+        if not internal["runs"]:
+            raise ReleaseError(
+                f"release {files[MANIFEST_SUBJECT]} has no recorded run, so there is no lineage to export; "
+                "package and publish it where its records (runs/) are"
+            )
+        details = statement["predicate"]["runDetails"]
+        return cls(
+            release_id=files[MANIFEST_SUBJECT],
+            files=files,
+            profile=external["profile"],
+            seed=external["seed"],
+            parameters=external["parameters"],
+            runs=internal["runs"],
+            unrecorded=internal["unrecorded"],
+            materials=definition["resolvedDependencies"],
+            versions=details["builder"]["version"],
+            started=details["metadata"]["startedOn"],
+            ended=details["metadata"]["finishedOn"],
+        )
+
+    @property
+    def licence(self) -> str:
+        """The licence that the release was packaged under."""
+        return self.parameters["package"]["licence"]
+
+    def files_in(self, folder: Path) -> dict[str, Path]:
+        """Find the release's files in `folder`, each with the content that is stated.
+
+        Raises:
+            ReleaseError: one is missing or another.
+        """
+        found = {name: folder / name for name in self.files}
+        for name, path in found.items():
+            if not path.is_file():
+                raise ReleaseError(
+                    f"{path} does not exist, but is part of release {self.release_id}; download it again"
+                )
+            if (got := sha256_of(path)) != self.files[name]:
+                raise ReleaseError(
+                    f"{path}: expected sha256 {self.files[name]}, got {got}: it is not the file of release "
+                    f"{self.release_id}; download the release again"
+                )
+        return found
+
+
+def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Name each value of a tree by its path, as in `train.optimizer.eps`; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{above}{key}"
+        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
+
+
+def commit_of(record: Record) -> str | None:
+    """Return the commit that a stage ran at, if git knew."""
+    return record["git"]["commit"] if record["git"] else None
+
+
+def repository_of(record: Record) -> str | None:
+    """Return the URL of the repository that a stage ran in; git itself also takes `host:path` and plain folders."""
+    remote = record["git"]["remote"] if record["git"] else None
+    if remote is None or "://" in remote:
+        return remote
+    host, separator, path = remote.partition(":")
+    return f"ssh://{host}/{path}" if separator and "/" not in host else f"file://{remote}"
