@@ -534,6 +534,7 @@ def test_a_release_is_one_run_with_its_figures_and_files(
     assert run.info.status == "FINISHED"
     assert run.data.params["train.num_steps"] == "4"
     assert run.data.params["profile"] == "mini"
+    assert json.loads(run.data.params["package.licences"])["file://models/reference"] == "apache-2.0"
     assert run.data.params["many.parameter_149"] == "149"
     assert run.data.params["many.words"].startswith("word word")
     metrics = json.loads((released.folder / "metrics.json").read_text())

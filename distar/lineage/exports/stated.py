@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,12 @@ class Stated:
 
 
 def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Name each value of a tree by its path, as in `train.optimizer.eps`; lists are values."""
+    """Name each value of a tree by its path, as in `train.optimizer.eps`; lists are values, as are tables of sources."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{above}{key}"
-        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+        named = isinstance(value, Mapping) and value and all(re.fullmatch(r"[\w.-]+", part) for part in value)
+        flat |= flattened(value, f"{name}.") if named else {name: value}
     return flat
 
 
