@@ -24,11 +24,15 @@ from rich.filesize import decimal as bytes_text
 
 from distar import paths
 from distar.atomic import is_workshop
+from distar.audit.evidence import gather_all
+from distar.audit.origin import release_md5
 from distar.audit.page import Page, Rows, Status
+from distar.audit.repository import Repository
 from distar.errors import DistarError, StorageError, WorkDirectoryError
 from distar.fetching.downloads import downloads_dir
 from distar.locking import held_if_free
 from distar.params import PARAMS_PATH, RootParams, read_strict
+from distar.release.storage import open_store
 
 Kind = Literal["experiment", "work directory", "unfinished output", "download", "worktree"]
 
@@ -75,7 +79,7 @@ def prune(older_than_days: int, delete: bool) -> list[Outcome]:
 
     Raises:
         ParameterError: there is no params.yaml here, or it is wrong.
-        StorageError: git fails.
+        StorageError: git fails, or the store of releases cannot be read, which tells the experiments to keep.
     """
     limit = time.time() - older_than_days * _SECONDS_A_DAY
     kinds = (_experiments, _unfinished, _work_directories, _downloads, _worktrees)
@@ -117,17 +121,39 @@ def _removed(stale: Stale) -> Outcome:
 
 
 def _experiments(limit: float) -> Iterator[Stale]:
-    """Find experiments that no branch or tag contains; of one that moves meanwhile, git refuses the removal."""
+    """Find experiments that no branch or tag contains and that released nothing.
+
+    A published release's parameters and lock may stand in an experiment alone, where `distar audit verify` finds
+    them. Of an experiment that moves meanwhile, git refuses the removal.
+    """
     if not _in_git():
         return
+    repository = Repository()
     kept_nowhere = set(_git("rev-list", "--glob=refs/exps", "--not", "--branches", "--tags", "--remotes").split())
     fields = "--format=%(objectname) %(committerdate:unix) %(refname)"
-    for line in _git("for-each-ref", fields, "refs/exps").splitlines():
-        commit, committed, name = line.split(" ", 2)
-        if _EXPERIMENT.fullmatch(name) and commit in kept_nowhere and float(committed) < limit:
-            why = f"no branch or tag contains {commit[:12]}"
+    lines = (line.split(" ", 2) for line in _git("for-each-ref", fields, "refs/exps").splitlines())
+    old = [
+        (commit, float(committed), name)
+        for commit, committed, name in lines
+        if _EXPERIMENT.fullmatch(name) and commit in kept_nowhere and float(committed) < limit
+    ]
+    released = _released() if old else set()  # only then is the store asked
+    for commit, committed, name in old:
+        if not any(md5 in (repository.read(commit, "dvc.lock") or b"") for md5 in released):
+            why = f"no branch or tag contains {commit[:12]}, and it released nothing"
             remove = partial(_git, "update-ref", "-d", name, commit)
-            yield Stale("experiment", name, _age(float(committed)), None, why, remove)
+            yield Stale("experiment", name, _age(committed), None, why, remove)
+
+
+def _released() -> set[bytes]:
+    """Return DVC's hashes of all published releases."""
+    params = read_strict(PARAMS_PATH, RootParams).publish
+    locks = [
+        evidence.statement["predicate"]["buildDefinition"]["internalParameters"]["dvc_lock"]
+        for evidence in gather_all(open_store(params.url, params.endpoint_url))
+        if evidence.attested
+    ]
+    return {release_md5(lock).encode() for lock in locks if "package" in lock}
 
 
 def _work_directories(limit: float) -> Iterator[Stale]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from distar.commands.numbers import positive
+from distar.commands.arguments import positive
 
 if TYPE_CHECKING:
     from distar.audit.page import Page
@@ -77,7 +77,20 @@ def add_audit(commands: argparse._SubParsersAction) -> None:
     )
     reproduce.add_argument("release", metavar="RELEASE", help=_RELEASE)
     reproduce.set_defaults(run=_run_reproduce)
-    for action in (show, verify, forward, diff, reproduce):
+    export = actions.add_parser(
+        "export",
+        help="a release's lineage for other tools",
+        description="Export a release's lineage: see docs/exports.md.",
+    )
+    export.add_argument("release", metavar="RELEASE", help=_RELEASE)
+    target = export.add_mutually_exclusive_group(required=True)
+    target.add_argument("--openlineage", metavar="TARGET", help="a file for events, or http(s)://server")
+    target.add_argument("--ro-crate", type=Path, metavar="DIR", help="a folder to make")
+    target.add_argument("--mlflow", metavar="URI", help="a tracking server, or sqlite:///mlflow.db")
+    export.add_argument("--experiment", default="distar", metavar="NAME", help="MLflow's experiment (distar)")
+    export.set_defaults(run=_run_export)
+
+    for action in (show, verify, forward, diff, reproduce, export):
         action.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
 
     prune = actions.add_parser(
@@ -147,6 +160,21 @@ def _run_reproduce(options: argparse.Namespace) -> int:
     reproduced = reproduce(gather(chosen_store(options.store), options.release), Repository())
     _tell(options, asdict(reproduced), lambda: page_of(reproduced))
     return 0 if reproduced.agrees else 1
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from distar.audit.evidence import gather
+    from distar.audit.export import export_crate, export_events, export_run
+    from distar.releasing import chosen_store
+
+    evidence = gather(chosen_store(options.store), options.release)
+    if options.openlineage:
+        told = export_events(evidence, options.openlineage)
+    elif options.ro_crate:
+        told = export_crate(evidence, options.ro_crate)
+    else:
+        told = export_run(evidence, options.mlflow, options.experiment)
+    print(told)
 
 
 def _run_prune(options: argparse.Namespace) -> int:

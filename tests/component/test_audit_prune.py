@@ -20,7 +20,16 @@ from distar.__main__ import main
 from distar.audit.prune import prune
 from distar.errors import StorageError, WorkDirectoryError
 
-PARAMS = "profile: tiny\nseed: 0\npublish:\n  url: {url}\nmodels:\n  mirror: null\n"
+PARAMS = """profile: tiny
+seed: 0
+publish:
+  url: {url}
+  endpoint_url: null
+  signing_key: null
+  trusted_keys: []
+models:
+  mirror: null
+"""
 DAYS_OLD = 40
 OLD = time.time() - DAYS_OLD * 86400
 HASH = "0123456789abcdef" * 4
@@ -34,7 +43,7 @@ partial = writing.__enter__()
 partial.mkdir()
 (partial / "half.txt").write_text("half")
 """
-RUN_IN_WORKTREE = "from flows.worktree import worktree; run = worktree('HEAD'); run.__enter__()"
+RUN_IN_WORKTREE = "from distar.worktree import worktree; run = worktree('HEAD'); run.__enter__()"
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "outputs/.reports-abcdefgh/reports/page.html",
         "outputs/.reports-abcdefgh/something-else",
         "outputs/generator/weights/model.safetensors",
-        "published/releases/1.json",
+        "published/blobs/sha256/1",
     ):
         old(Path(path), "kept")
     old(tmp_path)

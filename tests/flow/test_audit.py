@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +280,20 @@ def test_what_no_commit_holds_is_not_reproduced(capsys: pytest.CaptureFixture[st
     assert main(["audit", "reproduce", "latest"]) == 1
     told = capsys.readouterr().err
     assert "cannot be reproduced: no commit here holds what made it (profiles/mini.yaml: package.notice" in told
+
+
+def test_an_experiment_that_released_something_is_not_pruned(capsys: pytest.CaptureFixture[str]) -> None:
+    run_dvc(Path(), "exp", "run", "-S", "profiles/mini.yaml:train.reward_scale=0.5")
+    (name,) = git(Path(), "for-each-ref", "--format=%(refname)", "refs/exps/*/*/*").split()
+    git(Path(), "checkout", "-q", "--", ".")
+    commit, tree = git(Path(), "rev-parse", f"{name}", f"{name}^{{tree}}").split()
+    old = {"GIT_COMMITTER_DATE": "2020-01-01T00:00:00Z"}
+    aged = subprocess.run(
+        ["git", "commit-tree", "-p", f"{commit}^", "-m", "experiment", tree],
+        env={**os.environ, **old}, check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    git(Path(), "update-ref", name, aged)
+    assert gaps(capsys) == {}  # the experiment holds the parameters
+    assert [one["place"] for one in asked(capsys, "prune")[1] if one["kind"] == "experiment"] == []
+    shutil.rmtree("published")
+    assert [one["place"] for one in asked(capsys, "prune")[1] if one["kind"] == "experiment"] == [name]

@@ -1,4 +1,4 @@
-"""Numbers as arguments."""
+"""Kinds of arguments."""
 
 from __future__ import annotations
 
