@@ -549,8 +549,8 @@ def test_a_release_is_one_run_with_its_figures_and_files(
     assert (run.info.start_time, run.info.end_time) == (round(begun * 1000), round(ended * 1000))
     files = {entry.path for entry in client.list_artifacts(run_id)}
     assert files == {
-        "README.md", "card.json", "index.html", "manifest.json", "metrics.json", "model_index.json", "params.yaml",
-        "samples.png", "statement.json",
+        "LICENCES.md", "README.md", "bom.cdx.json", "card.json", "index.html", "manifest.json", "metrics.json",
+        "model_index.json", "params.yaml", "samples.png", "statement.json",
     }  # fmt: skip
     assert json.loads(Path(client.download_artifacts(run_id, "statement.json")).read_text()) == released.statement
 

@@ -91,7 +91,7 @@ class Stated:
 
 
 def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Name each value of a tree by its path, as in `train.optimizer.eps`; lists are values, as are tables of sources."""
+    """Name each value of a tree by its path, as in `train.optimizer.eps`; lists and tables of sources are values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{above}{key}"
