@@ -44,7 +44,7 @@ _TOLD = {  # by what the store calls it, or by the status alone: a HEAD is answe
         "the store fails ({code}: {message}, tried {tries} times); look at its log: a full one may say no more",
     ),
     **dict.fromkeys(
-        ("InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "507"),
+        ("QuotaExceeded", "507"),
         "the store has no space left ({code}: {message}); free some and run again",
     ),
 }

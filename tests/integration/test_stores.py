@@ -453,7 +453,14 @@ LASTING = {
     "throttling": (SLOW_DOWN._replace(times=99), r"too busy \(SlowDown, tried 3 times\); .*AWS_MAX_ATTEMPTS"),
     "unavailable": (Fault("GET", "/releases/", "answer", 99, 503), r"too busy \(503, tried 3 times\)"),
     "no space": (Fault("PUT", "/blobs/", "answer", 99, 507), r"no space left \(507.*\); free some"),
-    "no space, by name": (Fault("PUT", "/blobs/", "answer", 9, 507, "XMinioStorageFull"), "no space left .*because"),
+    "no space, by some name": (
+        Fault("PUT", "/blobs/", "answer", 9, 507, "DiskFull"),
+        r"no space left \(DiskFull: because",
+    ),
+    "failing": (
+        Fault("PUT", "/blobs/", "answer", 99, 500, "InternalError"),
+        "fails .*because, tried 3 times.* its log",
+    ),
     "forbidden": (Fault("PUT", "/releases/", "answer", 1, 403, "AccessDenied"), r"may not do this .*docs/releases\.md"),
     "forbidden to look": (Fault("HEAD", "/blobs/", "answer", 1, 403), r"may not do this \(403\)"),
     "anything else": (Fault("POST", "uploads", "answer", 1, 418, "Teapot"), "the store answers Teapot: because"),
