@@ -159,6 +159,7 @@ class RootParams(_Strict):
     seed: int = Field(ge=0)
     publish: PublishParams
     models: ModelsParams
+    retrain: dict[str, Any]
 
 
 class Params(_Strict):

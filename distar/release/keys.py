@@ -56,8 +56,9 @@ def generate_key(path: Path) -> str:
 def load_signer(key: str, project: Path = Path()) -> Signer:
     """Open a private key: the path of a PEM file, or the URI of a key that never leaves its service.
 
-    The path is relative to the project's folder. URIs begin with `awskms:`, `gcpkms:`, `azurekms:` or `hsm:`, as in securesystemslib; the service is asked for the
-    public half. `DISTAR_KEY_PASSPHRASE` opens encrypted files, and is an HSM's PIN.
+    The path is relative to the project's folder. URIs begin with `awskms:`, `gcpkms:`, `azurekms:` or `hsm:`, as in
+    securesystemslib; the service is asked for the public half. `DISTAR_KEY_PASSPHRASE` opens encrypted files, and is
+    an HSM's PIN.
 
     Raises:
         SigningError: the key is not there, cannot be opened, or is not on the curve P-256, P-384 or P-521.
