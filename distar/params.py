@@ -18,6 +18,7 @@ from distar import paths
 from distar.diffusion.families import ReferenceParams
 from distar.embeddings import EmbeddingParams
 from distar.errors import ParameterError
+from distar.evaluation.gate import GateParams
 from distar.evaluation.params import EvaluateParams
 from distar.model_files import ModelFiles
 from distar.prompts.params import PromptParams
@@ -152,6 +153,12 @@ class ModelsParams(_Strict):
     mirror: str | None = Field(pattern="^(s3|file)://.")
 
 
+class RetrainParams(_Strict):
+    """What a scheduled run does with what it trained."""
+
+    gate: GateParams
+
+
 class RootParams(_Strict):
     """`params.yaml`: what every profile shares."""
 
@@ -159,7 +166,7 @@ class RootParams(_Strict):
     seed: int = Field(ge=0)
     publish: PublishParams
     models: ModelsParams
-    retrain: dict[str, Any]
+    retrain: RetrainParams
 
 
 class Params(_Strict):
