@@ -91,7 +91,8 @@ class Plan:
         except KeyError:
             raise ParameterError(f"{_PARAMS} at {self.commit[:12]} has no retrain.gate; see docs/gate.md") from None
         except ValidationError as error:
-            raise ParameterError(f"{_PARAMS}: retrain.gate: {error}; see docs/gate.md") from None
+            wrong = [".".join(map(str, one["loc"])) + f": got {one['input']!r}: {one['msg']}" for one in error.errors()]
+            raise ParameterError(f"{_PARAMS}: retrain.gate.{'; '.join(wrong)}; see docs/gate.md") from None
 
 
 @dataclass(frozen=True)
