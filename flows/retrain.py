@@ -41,7 +41,7 @@ from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
 from distar.worktree import DVC, worktree
-from flows.commands import stream
+from flows.commands import CommandError, stream
 from flows.grid import check_changes, edit, set_parameters
 from flows.pipeline import RETRIES, stages
 
@@ -341,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         outcome = retrain(options.revision, options.profile, dict(options.changes), options.reason)
-    except DistarError as error:
+    except (DistarError, CommandError) as error:
         print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except httpx.TransportError as error:

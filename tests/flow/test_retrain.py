@@ -21,7 +21,7 @@ from distar.errors import ParameterError
 from distar.release.releases import find, history, move, read_alias, release_ids
 from distar.release.storage import open_store
 from flows.retrain import Outcome, retrain
-from tests.miniature import edit, git, run_dvc
+from tests.miniature import edit, git, run_dvc, with_gain
 
 PROFILE = Path("profiles/mini.yaml")
 STORE = "file://published"
@@ -53,7 +53,9 @@ def story(reproduced_once: Path, tmp_path_factory: pytest.TempPathFactory, serve
     project = shutil.copytree(reproduced_once, tmp_path_factory.mktemp("story") / "project", symlinks=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        prepare()
+        run_dvc(project, "remote", "add", "-d", "team", "../remote")
+        with_gain(project, num_steps=12)
+        git(project, "commit", "-qam", "More reward")
         store = open_store(STORE)
         began_with = find(store, "latest")
         make_dirty()
@@ -76,24 +78,6 @@ def story(reproduced_once: Path, tmp_path_factory: pytest.TempPathFactory, serve
 @pytest.fixture
 def _in_the_story(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(story.project)
-
-
-def prepare() -> None:
-    """Give the project a remote, a training that the reward gains by, and a gate that looks at the reward alone."""
-    run_dvc(Path(), "remote", "add", "-d", "team", "../remote")
-    edit(PROFILE, "train", "num_steps", value=12)
-    edit(PROFILE, "train", "reward_scale", value=10.0)
-    edit(PROFILE, "train", "generator", "optimizer", "learning_rate", value=1e-3)
-    edit(PROFILE, "train", "generator", "ema_decay", value=0.0)
-    gate = {
-        "min_gain": {"preference": 0.0},
-        "max_loss": {"matching": 1000.0, "judge": 1.0},
-        "min_diversity_ratio": 0.0,
-        "max_saturation_ratio": 1000.0,
-        "max_clipped_rise": 1.0,
-    }
-    edit(Path("params.yaml"), "retrain", "gate", value=gate)
-    git(Path(), "commit", "-qam", "More reward")
 
 
 def make_dirty() -> None:
