@@ -45,7 +45,12 @@ class Scene(NamedTuple):
     @property
     def environment(self) -> dict[str, str]:
         """What the processes of a run inherit; they are known by it."""
-        return {**os.environ, "TMPDIR": str(self.temporary), "PREFECT_API_URL": self.server}
+        return {
+            **os.environ,
+            "TMPDIR": str(self.temporary),
+            "PREFECT_API_URL": self.server,
+            "PREFECT_LOGGING_LEVEL": "INFO",
+        }
 
     @contextmanager
     def retraining(self) -> Iterator[subprocess.Popen[str]]:
@@ -96,10 +101,15 @@ class Scene(NamedTuple):
         return max((int(name.removeprefix("iteration-")) for name in names), default=0)
 
     def assert_quiet(self) -> None:
+        """See that no process of a run is left, and that no lock is held; the system drops it last."""
         assert wait_for(lambda: not self.processes(), 30), self.processes()
         for lock in self.project.glob(".distar/retrain/*/lock"):
-            with held_if_free(lock) as free:
-                assert free, lock
+            assert wait_for(lambda: is_free(lock), 10), lock  # noqa: B023
+
+
+def is_free(lock: Path) -> bool:
+    with held_if_free(lock) as free:
+        return free
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +162,7 @@ def test_a_training_goes_on_whoever_was_killed(undisturbed: tuple[Scene, str]) -
 def test_a_publishing_is_whole_or_not_there_whoever_was_killed(undisturbed: tuple[Scene, str]) -> None:
     scene, expected = undisturbed
     for number in SIGNALS:
-        shutil.rmtree(scene.project / "published")
+        forget_the_release(scene.project)
         with in_the_middle_of_publishing(scene) as run:
             run.send_signal(number)
             assert run.wait(60) != 0
@@ -165,7 +175,7 @@ def test_a_publishing_is_whole_or_not_there_whoever_was_killed(undisturbed: tupl
 
 def test_a_killed_publisher_is_repeated(undisturbed: tuple[Scene, str]) -> None:
     scene, expected = undisturbed
-    shutil.rmtree(scene.project / "published")
+    forget_the_release(scene.project)
     with in_the_middle_of_publishing(scene) as run:
         for number in SIGNALS:
             publisher: list[int | None] = []
@@ -187,10 +197,14 @@ def in_the_middle_of_publishing(scene: Scene) -> Iterator[subprocess.Popen[str]]
         yield run
 
 
+def forget_the_release(project: Path) -> None:
+    shutil.rmtree(project / "published", ignore_errors=True)
+
+
 def forget_the_training(project: Path) -> None:
     """Remove the release, the checkpoints and what DVC remembers of the training; it keeps what later stages made."""
-    for place in ("published", ".distar"):
-        shutil.rmtree(project / place)
+    forget_the_release(project)
+    shutil.rmtree(project / ".distar", ignore_errors=True)
     for path in (project / ".dvc" / "cache" / "runs").glob("*/*/*"):
         if "distar train" in path.read_text():
             shutil.rmtree(path.parent)
