@@ -25,10 +25,10 @@ shifts = st.fixed_dictionaries({name: st.floats(-spread, spread) for name, sprea
 scores = st.lists(st.floats(-1e6, 1e6), min_size=NUM_PROMPTS, max_size=NUM_PROMPTS)
 
 
-@given(scores)
-def test_identical_figures_are_never_promoted(values: list[float]) -> None:
+@given(scores, st.sampled_from([0.0, 0.1]))
+def test_identical_figures_are_never_promoted(values: list[float], min_gain: float) -> None:
     same = with_column(evaluated(), "generator_preference", [*values])
-    verdict = judge(same, same, GATE)
+    verdict = judge(same, same, GATE.model_copy(update={"min_gain": {"preference": min_gain}}))
     assert [check.figure for check in verdict.checks if not check.passed] == ["preference"]
     assert not verdict.promote
 
