@@ -39,6 +39,7 @@ from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
 from distar.worktree import DVC, worktree
 from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
+from flows.commands import CommandError
 from flows.pipeline import CHAMPION, RETRIES, run, run_stage, stages
 
 LATEST = "latest"
@@ -78,7 +79,8 @@ class Plan:
         except KeyError:
             raise ParameterError(f"{PARAMS} at {self.commit[:12]} has no retrain.gate; see docs/gate.md") from None
         except ValidationError as error:
-            raise ParameterError(f"{PARAMS}: retrain.gate: {error}; see docs/gate.md") from None
+            wrong = [".".join(map(str, one["loc"])) + f": got {one['input']!r}: {one['msg']}" for one in error.errors()]
+            raise ParameterError(f"{PARAMS}: retrain.gate.{'; '.join(wrong)}; see docs/gate.md") from None
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         outcome = retrain(options.revision, options.profile, dict(options.changes), options.reason)
-    except DistarError as error:
+    except (DistarError, CommandError) as error:
         print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except httpx.TransportError as error:
