@@ -550,7 +550,7 @@ def test_a_release_is_one_run_with_its_figures_and_files(
     files = {entry.path for entry in client.list_artifacts(run_id)}
     assert files == {
         "LICENCES.md", "README.md", "bom.cdx.json", "card.json", "index.html", "manifest.json", "metrics.json",
-        "model_index.json", "params.yaml", "samples.png", "statement.json",
+        "model_index.json", "params.yaml", "samples.png", "scores.csv", "statement.json",
     }  # fmt: skip
     assert json.loads(Path(client.download_artifacts(run_id, "statement.json")).read_text()) == released.statement
 
