@@ -40,7 +40,7 @@ from distar.prompts import HPSV2_STYLES, load_prompts
 from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
 from distar.stages.evaluate import published_beside
-from tests.miniature import edit, record_of, state_licences
+from tests.miniature import edit, record_of, state_licences, state_licences
 from tests.published import save_hpsv2, save_image_reward
 
 PROFILE = Path("profiles/mini.yaml")
@@ -217,6 +217,7 @@ def test_styles_and_fid_reach_metrics_and_report(prepared: Path, inception: Path
     set_labels(*HPSV2_STYLES)
     edit(PROFILE, "evaluate", "protocol", value="hpsv2")
     edit(PROFILE, "evaluate", "fid", value={"statistics": "file://real.npz", "inception": "file://inception.pth"})
+    state_licences(Path())
     place_fid(paths.FID, inception, **real_statistics(inception, pictures(1, 16)))
     for stage in ("baseline", "train", "evaluate"):
         assert main([stage]) == 0, stage

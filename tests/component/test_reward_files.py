@@ -78,6 +78,7 @@ def test_profile_takes_the_rewards(project: Path) -> None:
     profile = Path("profiles/mini.yaml")
     for reward in (HPS, IMAGE_REWARD, AESTHETIC):
         edit(profile, "rewards", reward.kind, value=reward.model_dump())
+    state_licences(Path())
     rewards = read_strict(profile, Profile).rewards
     assert [rewards[reward.kind] for reward in (HPS, IMAGE_REWARD, AESTHETIC)] == [HPS, IMAGE_REWARD, AESTHETIC]
 
