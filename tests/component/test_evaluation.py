@@ -40,7 +40,7 @@ from distar.prompts import HPSV2_STYLES, load_prompts
 from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
 from distar.stages.evaluate import published_beside
-from tests.miniature import edit, record_of, state_licences, state_licences
+from tests.miniature import edit, record_of, state_licences
 from tests.published import save_hpsv2, save_image_reward
 
 PROFILE = Path("profiles/mini.yaml")
