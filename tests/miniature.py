@@ -73,7 +73,8 @@ def make_project(folder: Path, models: Path) -> Path:
     (folder / "profiles").mkdir()
     YAML().dump(profile, folder / "profiles" / "mini.yaml")
     publish = {"url": "file://published", "endpoint_url": None, "signing_key": None, "trusted_keys": []}
-    shared = {"profile": "mini", "seed": 0, "publish": publish, "models": {"mirror": None}}
+    retrain = {"schedule": None, "watch": None}
+    shared = {"profile": "mini", "seed": 0, "publish": publish, "models": {"mirror": None}, "retrain": retrain}
     YAML().dump(shared, folder / "params.yaml")
     pin_sources(folder)
     text = (REPOSITORY / "dvc.yaml").read_text().replace("      - models/tiny/prompts\n", "")

@@ -109,6 +109,11 @@ def test_where_releases_go_re_runs_publish_alone() -> None:
     assert reading == ["publish"]
 
 
+def test_when_retrains_begin_re_runs_no_stage() -> None:
+    assert "retrain" in PARAMS
+    assert not any("retrain" in entry for stage in DVC["stages"].values() for entry in stage["params"])
+
+
 def test_checkpoints_are_those_of_the_code_that_trains() -> None:
     deps = {dep.removeprefix("distar/") for dep in DVC["stages"]["train"]["deps"] if dep.startswith("distar/")}
     assert deps == set(CODE)
