@@ -1,0 +1,185 @@
+"""All of it on this box, in the foreground: Prefect's server and pages, an S3 server, and the served deployments.
+
+    make server
+
+Everything is kept below .distar/server: the runs, the releases, the generated credentials, the logs. Ctrl-C ends all of
+it. Retrains publish to the S3 server, whatever params.yaml says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from distar.errors import DistarError, StorageError
+from distar.locking import take_lock
+from distar.shared_params import load_shared
+from flows.commands import end_group, ending_with_us
+
+ROOT = Path(".distar/server")
+STORE = "s3://distar/releases"
+
+_HOST = "127.0.0.1"
+_PREFECT_PORT, _S3_PORT = 4200, 8333
+_SECONDS_TO_START = 120.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process that is to run until all end, and where it logs."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_until(self, healthy: Callable[[], bool]) -> None:
+        """Wait until it answers.
+
+        Raises:
+            StorageError: it ended, or does not answer in time; the message holds the last lines of its log.
+        """
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while not healthy():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise self.failed("did not start")
+            time.sleep(0.2)
+
+    def failed(self, how: str) -> StorageError:
+        """Make the error for a service that does not run."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        return StorageError(f"{self.name} {how}; the last lines of {self.log}:\n" + "\n".join(lines))
+
+
+@contextmanager
+def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Service]:
+    """Run a command as a process group of its own, which ends with this process, however that ends."""
+    log = ROOT / "logs" / f"{name}.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            ending_with_us(command),
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Service(name, process, log)
+    finally:
+        end_group(process)
+
+
+def serve() -> None:
+    """Start everything, tell where it is, and wait; ends with the first service that ends.
+
+    Raises:
+        ParameterError: params.yaml is wrong.
+        WorkDirectoryError: a server runs here already.
+        StorageError: a service did not start, or ended.
+    """
+    load_shared()
+    console = Console()
+    (ROOT / "logs").mkdir(parents=True, exist_ok=True)
+    ROOT.chmod(0o700)
+    prefect_port, s3_port = free_port(_PREFECT_PORT, console), free_port(_S3_PORT, console)
+    environment = {
+        "PREFECT_API_URL": f"http://{_HOST}:{prefect_port}/api",
+        "AWS_ENDPOINT_URL": f"http://{_HOST}:{s3_port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        **credentials(ROOT / "s3.json"),
+    }
+    _write_environment(ROOT / "environment", environment)
+    of_server = {
+        "PREFECT_HOME": str((ROOT / "prefect").absolute()),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(prefect_port)]
+    deployments = [sys.executable, "-m", "flows.deployments", "serve", "--store", STORE]
+    with ExitStack() as stack, take_lock(ROOT / "lock"):
+
+        def start(name: str, command: Sequence[str], healthy: Callable[[], bool]) -> Service:
+            with console.status(f"starting {name}"):
+                service = stack.enter_context(running(name, command, {**of_server, **environment}))
+                service.wait_until(healthy)
+            return service
+
+        services = [
+            start("prefect", prefect, lambda: _answers(f"{environment['PREFECT_API_URL']}/health")),
+            start("s3", seaweedfs(s3_port), lambda: _has_bucket(environment)),
+            start("deployments", deployments, lambda: _are_served(environment["PREFECT_API_URL"])),
+        ]
+        console.print(_table(prefect_port, s3_port))
+        while True:
+            for service in services:
+                if service.process.poll() is not None:
+                    raise service.failed(f"ended with status {service.process.returncode}")
+            time.sleep(0.5)
+
+
+def free_port(wanted: int, console: Console) -> int:
+    """Return the wanted port of the loopback, or another if it is in use, and tell."""
+    for port in (wanted, 0):
+        try:
+            with socket.create_server((_HOST, port)) as server:
+                chosen = server.getsockname()[1]
+        except OSError:
+            continue
+        if chosen != wanted:
+            console.print(f"port {wanted} is in use; taking {chosen}")
+        return chosen
+    raise StorageError(f"no port of {_HOST} is free")
+
+
+def credentials(path: Path) -> dict[str, str]:
+    """Return the S3 server's credentials, as variables; they are drawn at the first start and kept in its settings."""
+    if not path.exists():
+        drawn = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
+        actions = ["Admin", "Read", "List", "Tagging", "Write"]
+        identity = {"name": "distar", "credentials": [drawn], "actions": actions}
+        _write_secret(path, json.dumps({"identities": [identity]}))
+    (kept,) = json.loads(path.read_text(encoding="utf-8"))["identities"][0]["credentials"]
+    return {"AWS_ACCESS_KEY_ID": kept["accessKey"], "AWS_SECRET_ACCESS_KEY": kept["secretKey"]}
+
+
+def seaweedfs(s3_port: int) -> list[str]:
+    """Return the command of the S3 server; all ports but its own are whatever is free."""
+    folder = (ROOT / "s3").absolute()
+    folder.mkdir(exist_ok=True)
+    names = ("master", "volume", "filer", "s3")
+    flags = [f"-{name}.port{kind}" for name in names for kind in ("", ".grpc") if (name, kind) != ("s3", "")]
+    sockets = [socket.create_server((_HOST, 0)) for _ in flags]
+    ports = [f"{flag}={one.getsockname()[1]}" for flag, one in zip(flags, sockets, strict=True)]
+    for one in sockets:
+        one.close()
+    return [
+        str(Path(sys.executable).parent / "weed"),
+        "server",
+        f"-dir={folder}",
+        "-s3",
+        f"-s3.config={(ROOT / 's3.json').absolute()}",
+        f"-s3.port={s3_port}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-ip={_HOST}",
+        f"-ip.bind={_HOST}",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=1000",
+        *ports,
+    ]
