@@ -52,6 +52,16 @@ def parser() -> argparse.ArgumentParser:
     for stage, summary in STAGES.items():
         command = commands.add_parser(stage, help=summary, description=f"Stage {stage}: {summary}.")
         command.set_defaults(run=_run_stage)
+    publish = commands.choices["publish"]
+    publish.add_argument(
+        "--project",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="what paths of the store and the key are relative to (the current folder): for a run in a worktree",
+    )
+    publish.add_argument("--no-latest", action="store_false", dest="move_latest", help="leave `latest` where it points")
+    publish.set_defaults(run=_run_publish)
 
     sample = commands.add_parser(
         "sample",
@@ -79,6 +89,11 @@ def parser() -> argparse.ArgumentParser:
 def _run_stage(options: argparse.Namespace) -> None:
     _end_with_parent()
     import_module(f"distar.stages.{options.command}").run()
+
+
+def _run_publish(options: argparse.Namespace) -> None:
+    _end_with_parent()
+    import_module("distar.stages.publish").run(options.project, options.move_latest)
 
 
 def _end_with_parent() -> None:

@@ -108,8 +108,9 @@ class WatchParams(Strict):
 
 
 class RetrainParams(Strict):
-    """Retrains without a person: when, and what sets one off. Null is never."""
+    """Retrains without a person: what a candidate must reach, when one begins, what sets one off; null is never."""
 
+    gate: dict[str, Any]
     schedule: ScheduleParams | None
     watch: WatchParams | None
 

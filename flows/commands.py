@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prefect.runtime import flow_run
@@ -14,6 +14,18 @@ from prefect.runtime import flow_run
 from distar.lineage.record import runs_dir
 
 _SECONDS_TO_END = 30.0
+
+# Asks Linux to end the command with this process, however it ends, and becomes the command. It does so in the child's
+# own interpreter: between fork and exec of a process with threads nothing may run.
+_ENDING_WITH_US = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("the process that started this command is gone")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class CommandError(Exception):
@@ -24,24 +36,26 @@ def stream(
     command: Sequence[str],
     on_line: Callable[[str], None],
     cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run a command and hand over each line that it prints; `python` in it is this interpreter.
 
     Whatever ends this call early (a cancelled flow, Ctrl-C) ends the whole process group too: first by
-    SIGTERM, then by SIGKILL.
+    SIGTERM, then by SIGKILL. If this process is killed outright, the command gets SIGTERM from Linux. `environment`
+    is added to this process's own.
 
     Raises:
         CommandError: the command's exit status is not 0.
     """
     tail: list[str] = []
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-ISc", _ENDING_WITH_US, str(os.getpid()), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
         cwd=cwd,
-        env=_environment(),
+        env=_environment() | dict(environment or {}),
     )
     assert process.stdout is not None  # noqa: S101  PIPE was asked for
     try:

@@ -34,8 +34,8 @@ Row = dict[str, str | int | float]
 def run_variant(revision: str, profile: str, variant: str, changes: dict[str, Any], seed: int) -> Row:
     """Train and evaluate one variant with one seed; return what is compared."""
     with worktree(revision) as folder:
-        _edit(folder / "params.yaml", {"profile": profile, "seed": seed})
-        _edit(folder / "profiles" / f"{profile}.yaml", changes)
+        edit(folder / "params.yaml", {"profile": profile, "seed": seed})
+        edit(folder / "profiles" / f"{profile}.yaml", changes)
         stream([*DVC, "repro", "evaluate"], get_run_logger().info, cwd=folder)
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     generator = metrics["generator"]
@@ -103,16 +103,22 @@ def check_changes(changes: dict[str, Any], profile: dict[str, Any], shown_as: st
             place = place[part]
 
 
-def _edit(path: Path, changes: dict[str, Any]) -> None:
+def edit(path: Path, changes: dict[str, Any]) -> None:
+    """Set parameters of a YAML file, each named by its path of keys; the rest stays as it is written."""
     yaml = YAML()
     document = yaml.load(path)
+    set_parameters(document, changes)
+    yaml.dump(document, path)
+
+
+def set_parameters(document: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Set parameters of a document, each named by its path of keys."""
     for key, value in changes.items():
         place = document
         *parents, last = key.split(".")
         for parent in parents:
             place = place[parent]
         place[last] = value
-    yaml.dump(document, path)
 
 
 if __name__ == "__main__":

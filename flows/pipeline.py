@@ -23,15 +23,15 @@ from prefect.cache_policies import NO_CACHE
 from flows.commands import stream
 
 DVC = (sys.executable, "-m", "dvc")
-_RETRIES = {"reference": 2, "rewards": 2, "publish": 2}
+RETRIES = {"reference": 2, "rewards": 2, "publish": 2}
 _EDGE = re.compile(r'^\s*"(?P<before>[^"]+)"\s*->\s*"(?P<after>[^"]+)";?$', re.MULTILINE)
 
 
-def stages() -> list[str]:
-    """List the stages so that each comes after those it depends on, as `dvc dag` tells."""
-    names = _dvc_output("stage", "list", "--name-only").split()
+def stages(folder: Path = Path()) -> list[str]:
+    """List a project's stages so that each comes after those it depends on, as `dvc dag` tells."""
+    names = _dvc_output(folder, "stage", "list", "--name-only").split()
     after: dict[str, set[str]] = {name: set() for name in names}
-    for edge in _EDGE.finditer(_dvc_output("dag", "--dot")):
+    for edge in _EDGE.finditer(_dvc_output(folder, "dag", "--dot")):
         after[edge["after"]].add(edge["before"])
     return list(TopologicalSorter(after).static_order())
 
@@ -72,14 +72,14 @@ def show_results() -> None:
 def pipeline() -> None:
     """Bring every stage up to date, then check that DVC agrees."""
     for stage in stages():
-        run_stage.with_options(retries=_RETRIES.get(stage, 0), retry_delay_seconds=10)(stage)
+        run_stage.with_options(retries=RETRIES.get(stage, 0), retry_delay_seconds=10)(stage)
     # --single-item looks at one stage alone, so ask DVC once more about the whole
     stream([*DVC, "status", "--quiet"], get_run_logger().info)
     show_results()
 
 
-def _dvc_output(*arguments: str) -> str:
-    return subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=True).stdout
+def _dvc_output(folder: Path, *arguments: str) -> str:
+    return subprocess.run([*DVC, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def _released() -> set[bytes]:
 
 def _work_directories(limit: float) -> Iterator[Stale]:
     """Find work directories by their name, a fingerprint, and their lock: the root may be shared with other things."""
-    roots = {paths.work_root(task) for task in ("train", "evaluate")}
+    roots = {paths.work_root(task) for task in ("train", "evaluate", "retrain")}
     for folder in sorted(chain.from_iterable(root.iterdir() for root in roots if root.is_dir())):
         lock = folder / "lock"
         if _WORK_DIRECTORY.fullmatch(folder.name) and lock.is_file():

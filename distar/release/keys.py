@@ -53,11 +53,12 @@ def generate_key(path: Path) -> str:
     return key_id(private.public_key())
 
 
-def load_signer(key: str) -> Signer:
+def load_signer(key: str, project: Path = Path()) -> Signer:
     """Open a private key: the path of a PEM file, or the URI of a key that never leaves its service.
 
-    URIs begin with `awskms:`, `gcpkms:`, `azurekms:` or `hsm:`, as in securesystemslib; the service is asked for the
-    public half. `DISTAR_KEY_PASSPHRASE` opens encrypted files, and is an HSM's PIN.
+    The path is relative to the project's folder. URIs begin with `awskms:`, `gcpkms:`, `azurekms:` or `hsm:`, as in
+    securesystemslib; the service is asked for the public half. `DISTAR_KEY_PASSPHRASE` opens encrypted files, and is
+    an HSM's PIN.
 
     Raises:
         SigningError: the key is not there, cannot be opened, or is not on the curve P-256, P-384 or P-521.
@@ -67,7 +68,7 @@ def load_signer(key: str) -> Signer:
     if key.partition(":")[0] in SERVICES:
         return _service_signer(key)
     try:
-        private = serialization.load_pem_private_key(Path(key).read_bytes(), _passphrase())
+        private = serialization.load_pem_private_key((project / key).read_bytes(), _passphrase())
     except OSError as error:
         schemes = ", ".join(f"{name}:" for name in SERVICES)
         raise SigningError(f"{key}: {error.strerror}; expected the path of a PEM file, or a URI ({schemes})") from error

@@ -34,10 +34,10 @@ class LocalStore(Store):
     root: Path
 
     @classmethod
-    def parse(cls, text: str) -> LocalStore | None:
-        """Understand `file://folder`, or return None."""
+    def parse(cls, text: str, project: Path = Path()) -> LocalStore | None:
+        """Understand `file://folder`, relative to the project, or return None."""
         path = text.removeprefix("file://")
-        return cls(text, Path(path)) if path and path != text else None
+        return cls(text, project / path) if path and path != text else None
 
     def has_blob(self, pin: Pin) -> bool:
         """Say whether the blob is there; it was renamed to its place whole, so its size is all that is looked at."""

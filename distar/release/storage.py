@@ -75,12 +75,13 @@ class Store(ABC):
         """Return the names of documents (or blobs) that begin with `prefix`, sorted."""
 
 
-def open_store(url: str, endpoint_url: str | None = None) -> Store:
+def open_store(url: str, endpoint_url: str | None = None, project: Path = Path()) -> Store:
     """Open the store that a URL names; nothing is asked of it yet.
 
     Args:
         url: `file://folder`, relative to the project, or `s3://bucket/prefix`.
         endpoint_url: where S3 is, if that is neither Amazon's nor what the environment names.
+        project: the project's folder.
 
     Raises:
         ReleaseError: the URL is not understood.
@@ -88,7 +89,7 @@ def open_store(url: str, endpoint_url: str | None = None) -> Store:
     from distar.release.local import LocalStore
     from distar.release.s3 import S3Store
 
-    store = LocalStore.parse(url) or S3Store.parse(url, endpoint_url)
+    store = LocalStore.parse(url, project) or S3Store.parse(url, endpoint_url)
     if store is None:
         raise ReleaseError(f"the store {url!r} is not understood; expected file://folder or s3://bucket/prefix")
     return store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from securesystemslib.signer import Signer
@@ -20,14 +21,18 @@ from distar.release.signing import attach, attach_model
 from distar.release.storage import Store, open_store
 
 
-def run() -> None:
-    """Publish, point `latest` at the release, and say where to look."""
+def run(project: Path = Path(), move_latest: bool = True) -> None:
+    """Publish, point `latest` at the release unless told not to, and say where to look.
+
+    Paths of the store and the key are relative to `project`: a worktree publishes where its project does.
+    """
     params = load_params().root.publish
     with recorded("publish") as record:
-        store = open_store(params.url, params.endpoint_url)
-        signer = load_signer(params.signing_key) if params.signing_key else None
+        store = open_store(params.url, params.endpoint_url, project)
+        signer = load_signer(params.signing_key, project) if params.signing_key else None
         release_id, outcome = publish(store, paths.RELEASE, attach=partial(_attach, store, signer))
-        point(store, "latest", release_id)
+        if move_latest:
+            point(store, "latest", release_id)
         record["outcome"] = outcome
         with written_whole(paths.RECEIPT) as path:
             path.write_text(json.dumps({"release": release_id, "url": params.url}, indent=2) + "\n", encoding="utf-8")

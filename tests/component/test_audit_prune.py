@@ -30,6 +30,7 @@ publish:
 models:
   mirror: null
 retrain:
+  gate: {}
   schedule: null
   watch: null
 """

@@ -1,0 +1,327 @@
+"""Retrain beside the workspace: train at a commit, judge what comes out, and make it the champion or say why not.
+
+    python -m flows.retrain --revision main --set train.reward_scale=2.0 --reason "a new prompt set"
+
+Everything runs in a git worktree of its own, with the workspace's DVC cache, records and checkpoints; what is not
+committed is not seen, and the workspace is not touched. Whatever comes out is published, and recorded on a branch
+`retrain/…`: its parameters, dvc.lock and metrics, with the verdict in the message. What passes the gate becomes
+`champion` and `latest`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from distar import paths
+from distar.audit.evidence import gather
+from distar.audit.repository import Repository
+from distar.errors import DistarError, ParameterError, ReleaseError
+from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
+from distar.fetching.downloads import downloads_dir
+from distar.lineage.pipeline import DVC_LOCK
+from distar.release.releases import move, point, read_alias
+from distar.release.storage import Store, open_store
+from distar.worktree import DVC, worktree
+from flows.commands import stream
+from flows.grid import check_changes, edit, set_parameters
+from flows.pipeline import RETRIES, stages
+
+CHAMPION = "champion"
+LATEST = "latest"
+
+_BRANCHES = "retrain"
+_ON_THE_GPU = {"embeddings", "baseline", "train", "evaluate"}
+_TRIES_TO_PROMOTE = 5
+_SECONDS_BETWEEN_TRIES = (10.0, 60.0)
+_PARAMS = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        commit: where the worktree is checked out.
+        edits: the parameters that are changed there, by file.
+        parameters: params.yaml as it then is.
+        told: what was asked for, for people.
+    """
+
+    commit: str
+    edits: dict[Path, dict[str, Any]]
+    parameters: dict[str, Any]
+    told: dict[str, str]
+
+    @property
+    def profile(self) -> Path:
+        """The profile's file."""
+        return Path("profiles", f"{self.parameters['profile']}.yaml")
+
+    def store(self) -> Store:
+        """Open the store of releases; a folder is the workspace's."""
+        publish = self.parameters["publish"]
+        return open_store(publish["url"], publish["endpoint_url"])
+
+    def gate(self) -> GateParams:
+        """Return what a candidate must reach.
+
+        Raises:
+            ParameterError: params.yaml does not say, or not what is expected.
+        """
+        try:
+            return GateParams.model_validate(self.parameters["retrain"]["gate"])
+        except KeyError:
+            raise ParameterError(f"{_PARAMS} at {self.commit[:12]} has no retrain.gate; see docs/gate.md") from None
+        except ValidationError as error:
+            raise ParameterError(f"{_PARAMS}: retrain.gate: {error}; see docs/gate.md") from None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a retrain; `promoted` tells whether the release is the champion now."""
+
+    release: str
+    branch: str
+    verdict: Verdict
+    promoted: bool
+
+
+def make_plan(revision: str, profile: str | None, changes: Mapping[str, Any], reason: str) -> Plan:
+    """Look whether everything that is asked for exists, before anything is begun.
+
+    Raises:
+        ParameterError: there is no such revision, profile or parameter.
+    """
+    commit = _commit(revision)
+    shared = _parameters(commit, _PARAMS)
+    changes = {**({} if profile is None else {"profile": profile}), **changes}
+    of_all = {key: value for key, value in changes.items() if key.partition(".")[0] in shared}
+    of_profile = {key: value for key, value in changes.items() if key not in of_all}
+    check_changes(of_all, shared, _PARAMS.name)
+    set_parameters(shared, of_all)
+    told = {"Reason": reason, "Revision": f"{commit} ({revision})"}
+    told |= {"Changes": ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())} if changes else {}
+    plan = Plan(commit, {_PARAMS: of_all}, shared, told)
+    check_changes(of_profile, _parameters(commit, plan.profile), str(plan.profile))
+    plan.edits[plan.profile] = of_profile
+    plan.gate()
+    return plan
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE)
+def run_stage(folder: Path, stage: str) -> None:
+    """Run one stage in the worktree; one that needs the GPU waits for the limit `gpu`, if there is one."""
+    with concurrency("gpu", occupy=1) if stage in _ON_THE_GPU else nullcontext():
+        _run([*DVC, "repro", "--single-item", stage], folder)
+
+
+@task(cache_policy=NO_CACHE, retries=len(_SECONDS_BETWEEN_TRIES), retry_delay_seconds=list(_SECONDS_BETWEEN_TRIES))
+def publish(folder: Path) -> str:
+    """Publish the release to the workspace's store and leave all aliases where they are; return its id."""
+    _run([sys.executable, "-m", "distar", "publish", "--project", str(Path.cwd()), "--no-latest"], folder)
+    return json.loads((folder / paths.RECEIPT).read_text(encoding="utf-8"))["release"]
+
+
+@task(cache_policy=NO_CACHE)
+def decide(plan: Plan, folder: Path, release: str) -> Outcome:
+    """Judge the release against the champion, record both, and promote it if it passed.
+
+    If the champion is another by then, the release is judged against that one: nobody's promotion is overwritten.
+
+    Raises:
+        ReleaseError: the champion changed time and again.
+    """
+    store, gate = plan.store(), plan.gate()
+    branch = f"{_BRANCHES}/{datetime.now(UTC):%Y%m%d-%H%M%S}-{flow_run.id[:8]}"
+    for _ in range(_TRIES_TO_PROMOTE):
+        standing = read_alias(store, CHAMPION)
+        promoted = standing.release == release  # by a run that made the same, or was killed when it had promoted it
+        champion = standing.history[-1].from_release if promoted else standing.release
+        verdict = _judged(folder, store, champion, gate)
+        _record(plan, folder, branch, _message(plan, release, champion, verdict))
+        if promoted or not verdict.promote:
+            return Outcome(release, branch, verdict, promoted)
+        try:
+            move(store, CHAMPION, release, expected=champion)
+        except ReleaseError as error:
+            if read_alias(store, CHAMPION).release == champion:
+                raise
+            get_run_logger().info("%s; the release is judged again", error)
+            continue
+        point(store, LATEST, release)
+        return Outcome(release, branch, verdict, promoted=True)
+    raise ReleaseError(
+        f"{store.url}: {CHAMPION} was moved by others {_TRIES_TO_PROMOTE} times while release {release} was judged; it "
+        f"is published, and recorded on {branch}: retrain again when that has come to rest"
+    )
+
+
+@task(cache_policy=NO_CACHE, retries=len(_SECONDS_BETWEEN_TRIES), retry_delay_seconds=list(_SECONDS_BETWEEN_TRIES))
+def push(folder: Path) -> None:
+    """Push what DVC keeps of the run to the workspace's default remote, if it has one."""
+    settings = dict(line.split("=", 1) for line in _output([*DVC, "config", "--list"]).splitlines())
+    remote = settings.get("core.remote")
+    if remote is None:
+        return
+    wanted = ("core.remote", f"remote.{remote}.")
+    for key, value in settings.items():  # the workspace's own settings are not in git, and its paths are relative to it
+        if key.startswith(wanted):
+            _output([*DVC, "config", "--local", key, value], folder)
+    _run([*DVC, "push", "--run-cache"], folder)
+
+
+@task(cache_policy=NO_CACHE)
+def report(outcome: Outcome) -> None:
+    """Attach the verdict to the flow run."""
+    told = _output(["git", "log", "-1", "--format=# %s%n%n%b", outcome.branch])
+    create_markdown_artifact(
+        key="retrain", markdown=f"{told}\n\nRecorded on `{outcome.branch}`.", description="Verdict"
+    )
+
+
+@flow(name="distar-retrain")
+def retrain(
+    revision: str = "HEAD",
+    profile: str | None = None,
+    changes: dict[str, Any] | None = None,
+    reason: str = "by hand",
+) -> Outcome:
+    """Train at a revision with changed parameters, publish, and promote if the gate lets it pass.
+
+    Args:
+        revision: a branch, tag or commit; what is not committed is not seen.
+        profile: the profile, if not that of params.yaml.
+        changes: parameters of params.yaml or the profile, by their path of keys: {"train.reward_scale": 2.0}.
+        reason: why, for the record.
+
+    Raises:
+        ParameterError: there is no such revision, profile or parameter; nothing was begun.
+        ReleaseError: releases cannot be compared or promoted.
+        CommandError: a stage failed.
+    """
+    plan = make_plan(revision, profile, changes or {}, reason)
+    get_run_logger().info("Retraining at %s", plan.told["Revision"])
+    with worktree(plan.commit) as folder:
+        for path, edits in plan.edits.items():
+            if edits:
+                edit(folder / path, edits)
+        for stage in stages(folder):
+            if stage != "publish":
+                run_stage.with_options(retries=RETRIES.get(stage, 0), retry_delay_seconds=10)(folder, stage)
+        release = publish(folder)
+        outcome = decide(plan, folder, release)
+        push(folder)
+    report(outcome)
+    name = "Promoted" if outcome.promoted else "Rejected"
+    message = f"Release {release[:16]}, recorded on {outcome.branch}: {outcome.verdict.summary}"
+    return Completed(name=name, message=message, data=outcome)  # pyright: ignore[reportReturnType]  Prefect unwraps it
+
+
+def _commit(revision: str) -> str:
+    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    if not found:
+        raise ParameterError(f"revision: got {revision!r}, expected a branch, a tag or a commit of this repository")
+    return found
+
+
+def _parameters(commit: str, path: Path) -> dict[str, Any]:
+    content = Repository().read(commit, path.as_posix())
+    if content is None:
+        raise ParameterError(f"{path} does not exist at commit {commit[:12]}; commit it, or name what is committed")
+    return YAML(typ="safe").load(content.decode())
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    """Run a command in the worktree; checkpoints and downloads are the workspace's, and outlive the worktree."""
+    environment = {
+        "DISTAR_WORK_DIR": str(paths.work_root("retrain").absolute()),
+        "DISTAR_DOWNLOADS": str(downloads_dir().absolute()),
+    }
+    stream(command, get_run_logger().info, folder, environment)
+
+
+def _judged(folder: Path, store: Store, champion: str | None, gate: GateParams) -> Verdict:
+    candidate = Evaluated.read(lambda name: (folder / paths.RELEASE / name).read_bytes())
+    return judge(candidate, None if champion is None else Evaluated.read(gather(store, champion).read), gate)
+
+
+def _message(plan: Plan, release: str, champion: str | None, verdict: Verdict) -> str:
+    told = {
+        **plan.told,
+        "Release": f"{release} in {plan.store().url}",
+        "Champion": champion or "none yet",
+        "Flow run": flow_run.id,
+    }
+    facts = "\n".join(f"{name}: {value}  " for name, value in told.items())
+    title = f"Retrain: release {release[:12]} {'passes' if verdict.promote else 'does not pass'} the gate"
+    return f"{title}\n\n{facts}\n\n{verdict_markdown(verdict)}"
+
+
+def _record(plan: Plan, folder: Path, branch: str, message: str) -> None:
+    """Commit what the run was made of and came to, on a branch; no hook runs, and no other branch or index changes."""
+    _output(["git", "add", "--", str(_PARAMS), str(plan.profile), str(DVC_LOCK), str(paths.METRICS)], folder)
+    tree = _output(["git", "write-tree"], folder)
+    commit = _output(["git", *_identity(), "commit-tree", tree, "-p", plan.commit, "-m", message], folder)
+    _output(["git", "update-ref", f"refs/heads/{branch}", commit], folder)
+
+
+def _identity() -> list[str]:
+    """Return git's options for an author, where the configuration and the environment name none."""
+    command = ["git", "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT"]
+    known = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return [] if known else ["-c", "user.name=distar", "-c", "user.email=distar@localhost"]
+
+
+def _output(command: Sequence[str], folder: Path = Path()) -> str:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _change(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected KEY=VALUE, such as train.reward_scale=2.0")
+    return key, YAML(typ="safe").load(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the flow from the command line; return the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--revision", default="HEAD", help="a branch, tag or commit (HEAD)")
+    parser.add_argument("--profile", help="the profile (that of params.yaml)")
+    parser.add_argument(
+        "--set", type=_change, action="append", default=[], dest="changes", metavar="KEY=VALUE",
+        help="change a parameter of params.yaml or the profile; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--reason", default="by hand", help="why, for the record")
+    options = parser.parse_args(arguments)
+    try:
+        outcome = retrain(options.revision, options.profile, dict(options.changes), options.reason)
+    except DistarError as error:
+        print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    verb = "is the champion" if outcome.promoted else "was not promoted"
+    print(f"Release {outcome.release} {verb}; recorded on {outcome.branch}.\n{outcome.verdict.summary}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
