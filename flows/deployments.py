@@ -57,7 +57,7 @@ def deployments(shared: RootParams, store: str | None) -> list[RunnerDeployment]
         open_store(store)
         changes = {"changes": {"publish.url": store, "publish.endpoint_url": None}}
     watching = {"prompts": watched.prompts, "margin": watched.margin} if watched else {}
-    return [
+    described = [
         retrain.to_deployment(
             "retrain",
             description="Train at the last commit; promote what passes the gate.",
@@ -73,6 +73,9 @@ def deployments(shared: RootParams, store: str | None) -> list[RunnerDeployment]
         ),
         pipeline.to_deployment("pipeline", description="Bring the workspace up to date, by hand."),
     ]
+    return cast(
+        "list[RunnerDeployment]", described
+    )  # each is a coroutine where there is an event loop, and here is none
 
 
 def serve_all(shared: RootParams, store: str | None) -> None:
@@ -101,8 +104,8 @@ def notify(block: str) -> None:
             document = client.read_block_document_by_name(name, kind)
     except ObjectNotFound:
         raise ParameterError(
-            f"--block: there is no block {block!r}, TYPE/NAME; `prefect block ls` lists those that are, and Prefect's page "
-            "Blocks makes one"
+            f"--block: there is no block {block!r}, TYPE/NAME; `prefect block ls` lists those that are; make one "
+            "on Prefect's page Blocks"
         ) from None
     flows = [flow.name for flow in (retrain, watch, pipeline)]
     told = SendNotification(
@@ -111,15 +114,11 @@ def notify(block: str) -> None:
         body="{{ event.event }}\n{{ event.resource.name }}\n{{ event.payload }}",
     )
     of_our_flows = {"prefect.resource.role": "flow", "prefect.resource.name": flows}
-    automation = Automation(
-        name=_NOTIFICATIONS,
-        trigger=EventTrigger(
-            expect={*_ALARMS, REWARD_REGRESSED}, match_related=of_our_flows, posture="Reactive", threshold=1
-        ),
-        actions=[told],
-    )
+    alarms = {*_ALARMS, REWARD_REGRESSED}
+    trigger = EventTrigger(expect=alarms, match_related=ResourceSpecification(of_our_flows), posture=Posture.Reactive)
+    automation = Automation(name=_NOTIFICATIONS, trigger=trigger, actions=[told])
     try:
-        automation.id = Automation.read(name=_NOTIFICATIONS).id
+        automation.id = cast("Automation", Automation.read(name=_NOTIFICATIONS)).id
     except ValueError:
         automation.create()
     else:

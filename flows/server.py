@@ -19,13 +19,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import NoReturn
+from urllib.request import urlopen
 
 from rich.console import Console
 from rich.table import Table
 
+from distar.atomic import written_whole
 from distar.errors import DistarError, StorageError
 from distar.locking import take_lock
 from distar.shared_params import load_shared
@@ -84,7 +86,7 @@ def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -
         end_group(process)
 
 
-def serve() -> None:
+def serve() -> NoReturn:
     """Start everything, tell where it is, and wait; ends with the first service that ends.
 
     Raises:
@@ -103,7 +105,7 @@ def serve() -> None:
         "AWS_DEFAULT_REGION": "us-east-1",
         **credentials(ROOT / "s3.json"),
     }
-    _write_environment(ROOT / "environment", environment)
+    _write_secret(ROOT / "environment", "".join(f"{name}={value}\n" for name, value in environment.items()))
     of_server = {
         "PREFECT_HOME": str((ROOT / "prefect").absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -183,3 +185,77 @@ def seaweedfs(s3_port: int) -> list[str]:
         "-volume.max=1000",
         *ports,
     ]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as answer:  # noqa: S310  our own server's
+            return answer.status == HTTPStatus.OK
+    except OSError:
+        return False
+
+
+def _has_bucket(environment: Mapping[str, str]) -> bool:
+    """Make the bucket of the releases, if it is not there; tell whether it is."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        region_name=environment["AWS_DEFAULT_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    bucket = STORE.split("/")[2]
+    try:
+        if bucket not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+def _are_served(api_url: str) -> bool:
+    return all(
+        _answers(f"{api_url}/deployments/name/distar-{name}/{name}") for name in ("retrain", "watch", "pipeline")
+    )
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read."""
+    with written_whole(path) as partial:
+        partial.touch(mode=0o600)
+        partial.write_text(text, encoding="utf-8")
+
+
+def _table(prefect_port: int, s3_port: int) -> Table:
+    rows = Table("what", "where", show_header=False)
+    rows.add_row("runs, schedules, events", f"http://{_HOST}:{prefect_port}")
+    rows.add_row("releases", f"{STORE} at http://{_HOST}:{s3_port}")
+    rows.add_row("logs", str(ROOT / "logs"))
+    tries = ("distar-retrain/retrain", "distar-watch/watch")
+    rows.add_section()
+    rows.add_row("in another terminal, first", f"set -a; source {ROOT}/environment; set +a")
+    for name in tries:
+        rows.add_row("begin a run", f"prefect deployment run {name}")
+    rows.add_row("announce prompts", "python -m flows.promptset NAME")
+    rows.add_row("see releases", f"distar release list --store {STORE}")
+    rows.add_row("end it all", "Ctrl-C here")
+    return rows
+
+
+def main() -> int:
+    """Run until ended; return the process's exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        serve()
+    except KeyboardInterrupt:
+        return 0
+    except DistarError as error:
+        print(f"server: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,10 +39,10 @@ _SAME = ("release", "prompts", "reward")
 @task(cache_policy=NO_CACHE)
 def score(release: Path, prompts: Path | None) -> dict[str, Any]:
     """Score a release's folder at the workspace's last commit; return what `distar score --json` prints."""
-    log = get_run_logger().info
+    log, environment = get_run_logger().info, {"DISTAR_DOWNLOADS": str(downloads_dir().absolute())}
     chosen = [] if prompts is None else ["--prompts", str(prompts)]
     with worktree("HEAD") as folder:
-        stream([*DVC, "repro", "rewards", "prompts"], log, cwd=folder)
+        stream([*DVC, "repro", "rewards", "prompts"], log, folder, environment)
         figures = folder / "scored.json"
         command = [sys.executable, "-m", "distar", "score", str(release), *chosen, "--json"]
         with concurrency("gpu", occupy=1):
