@@ -36,6 +36,7 @@ from flows.retrain import retrain
 from flows.watch import watch
 
 _GPU_LIMIT = "gpu"
+_SECONDS_BETWEEN_LOOKS = 2.0  # Prefect looks for runs every ten seconds, and an event should be answered sooner
 _NOTIFICATIONS = "distar-notifications"
 _ALARMS = ("prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Rejected")
 
@@ -88,7 +89,7 @@ def serve_all(shared: RootParams, store: str | None) -> None:
     check_server()
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(_GPU_LIMIT, 1)
-    serve(*served)
+    serve(*served, query_seconds=_SECONDS_BETWEEN_LOOKS)
 
 
 def notify(block: str) -> None:

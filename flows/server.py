@@ -83,6 +83,7 @@ def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -
     try:
         yield Service(name, process, log)
     finally:
+        Console().print(f"ending {name}")
         end_group(process)
 
 
@@ -183,6 +184,7 @@ def seaweedfs(s3_port: int) -> list[str]:
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=64",
         "-volume.max=1000",
+        "-volume.preStopSeconds=0",  # nobody else reads from these volumes
         *ports,
     ]
 
@@ -230,15 +232,14 @@ def _write_secret(path: Path, text: str) -> None:
 
 
 def _table(prefect_port: int, s3_port: int) -> Table:
-    rows = Table("what", "where", show_header=False)
+    rows = Table.grid(padding=(0, 2))
     rows.add_row("runs, schedules, events", f"http://{_HOST}:{prefect_port}")
     rows.add_row("releases", f"{STORE} at http://{_HOST}:{s3_port}")
     rows.add_row("logs", str(ROOT / "logs"))
-    tries = ("distar-retrain/retrain", "distar-watch/watch")
-    rows.add_section()
-    rows.add_row("in another terminal, first", f"set -a; source {ROOT}/environment; set +a")
-    for name in tries:
-        rows.add_row("begin a run", f"prefect deployment run {name}")
+    rows.add_row()
+    rows.add_row("first, in another terminal", f"set -a; . {ROOT}/environment; set +a")
+    rows.add_row("begin a retrain", "prefect deployment run distar-retrain/retrain")
+    rows.add_row("watch the champion", "prefect deployment run distar-watch/watch")
     rows.add_row("announce prompts", "python -m flows.promptset NAME")
     rows.add_row("see releases", f"distar release list --store {STORE}")
     rows.add_row("end it all", "Ctrl-C here")
