@@ -65,6 +65,8 @@ def track(description: str, total: int, completed: int = 0, in_bytes: bool = Fal
     """Show the progress of `total` units of work, or bytes, of which `completed` were done before."""
     shown = (lambda amount: bytes_text(int(amount))) if in_bytes else _number_text
     if not console.is_terminal:
+        if completed:
+            print(f"{description}: goes on from {shown(completed)}/{shown(total)}", file=sys.stderr, flush=True)
         yield Tracker(description, total, completed, None, shown)
         return
     columns = (

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from distar.errors import ParameterError
+from distar.evaluation.gate import GateParams
 
 PARAMS_PATH = Path("params.yaml")
 PROFILES_DIR = Path("profiles")
@@ -110,7 +111,7 @@ class WatchParams(Strict):
 class RetrainParams(Strict):
     """Retrains without a person: what a candidate must reach, when one begins, what sets one off; null is never."""
 
-    gate: dict[str, Any]
+    gate: GateParams
     schedule: ScheduleParams | None
     watch: WatchParams | None
 

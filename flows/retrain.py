@@ -16,13 +16,14 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -50,7 +51,6 @@ CHAMPION = "champion"
 LATEST = "latest"
 
 _BRANCHES = "retrain"
-_ON_THE_GPU = {"embeddings", "baseline", "train", "evaluate"}
 _TRIES_TO_PROMOTE = 5
 _SECONDS_BETWEEN_TRIES = (10.0, 60.0)
 _PARAMS = Path("params.yaml")
@@ -105,6 +105,12 @@ class Outcome:
     verdict: Verdict
     promoted: bool
 
+    @property
+    def told(self) -> str:
+        """The outcome in a paragraph."""
+        became = "is the champion" if self.promoted else "did not become the champion"
+        return f"Release {self.release} {became}; recorded on {self.branch}. {self.verdict.summary}"
+
 
 def make_plan(revision: str, profile: str | None, changes: Mapping[str, Any], reason: str) -> Plan:
     """Look whether everything that is asked for exists, before anything is begun.
@@ -122,17 +128,18 @@ def make_plan(revision: str, profile: str | None, changes: Mapping[str, Any], re
     told = {"Reason": reason, "Revision": f"{commit} ({revision})"}
     told |= {"Changes": ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())} if changes else {}
     plan = Plan(commit, {_PARAMS: of_all}, shared, told)
-    check_changes(of_profile, _parameters(commit, plan.profile), str(plan.profile))
+    own = _parameters(commit, plan.profile)
+    check_changes(of_profile, own, str(plan.profile))
     plan.edits[plan.profile] = of_profile
-    plan.gate()
+    set_parameters(own, of_profile)
+    plan.gate().check_covers(own["evaluate"]["compare_by"], Evaluated([], [], {}, own, {}).held_out)
     return plan
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
 def run_stage(folder: Path, stage: str) -> None:
-    """Run one stage in the worktree; one that needs the GPU waits for the limit `gpu`, if there is one."""
-    with concurrency("gpu", occupy=1) if stage in _ON_THE_GPU else nullcontext():
-        _run([*DVC, "repro", "--single-item", stage], folder)
+    """Run one stage in the worktree; it does nothing if the stage is up to date."""
+    _run([*DVC, "repro", "--single-item", stage], folder)
 
 
 @task(cache_policy=NO_CACHE, retries=len(_SECONDS_BETWEEN_TRIES), retry_delay_seconds=list(_SECONDS_BETWEEN_TRIES))
@@ -228,16 +235,34 @@ def retrain(
         for path, edits in plan.edits.items():
             if edits:
                 edit(folder / path, edits)
-        for stage in stages(folder):
-            if stage != "publish":
-                run_stage.with_options(retries=RETRIES.get(stage, 0), retry_delay_seconds=10)(folder, stage)
+        with _gpu():
+            for stage in stages(folder):
+                if stage != "publish":
+                    run_stage.with_options(retries=RETRIES.get(stage, 0), retry_delay_seconds=10)(folder, stage)
         release = publish(folder)
         outcome = decide(plan, folder, release)
+        get_run_logger().info(outcome.told)
         push(folder)
     report(outcome)
     name = "Promoted" if outcome.promoted else "Rejected"
-    message = f"Release {release[:16]}, recorded on {outcome.branch}: {outcome.verdict.summary}"
-    return Completed(name=name, message=message, data=outcome)  # pyright: ignore[reportReturnType]  Prefect unwraps it
+    return Completed(name=name, message=outcome.told, data=outcome)  # pyright: ignore[reportReturnType]  Prefect unwraps it
+
+
+@contextmanager
+def _gpu() -> Iterator[None]:
+    """Wait for the limit `gpu` and hold it, if there is one.
+
+    A server that is lost meanwhile stops nothing: without it the slot is free again within minutes.
+    """
+    done = False
+    try:
+        with concurrency("gpu", occupy=1):
+            yield
+            done = True
+    except httpx.TransportError as error:
+        if not done:
+            raise
+        get_run_logger().warning("The limit `gpu` could not be given back (%s); it runs out by itself", error)
 
 
 def _commit(revision: str) -> str:
@@ -323,8 +348,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DistarError as error:
         print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    verb = "is the champion" if outcome.promoted else "was not promoted"
-    print(f"Release {outcome.release} {verb}; recorded on {outcome.branch}.\n{outcome.verdict.summary}")
+    except httpx.TransportError as error:
+        print(
+            f"retrain: the Prefect server was lost ({error}), and shows nothing of what came after. What this run "
+            f"decided is told above, and on the newest branch: git log --branches='{_BRANCHES}/*'",
+            file=sys.stderr,
+        )
+        return 1
+    print(outcome.told)
     return 0
 
 

@@ -29,7 +29,7 @@ from distar.evaluation.sampling import Draw, Requests, draw_batch
 from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
 
-_PICTURES, _SUMMARY = "pictures.parquet", "summary.json"
+_PICTURES, _DIVERSITY, _SUMMARY = "pictures.parquet", "diversity.parquet", "summary.json"
 
 
 @dataclass(frozen=True)
@@ -65,30 +65,35 @@ class Parts:
 class Measured:
     """How each of a system's pictures scored, the summary that `metrics.json` shows, and where the pictures are.
 
+    `statistics` are those of the same pictures; `diversity` is that of the first prompts, which were drawn repeatedly.
     Pictures are 8-bit, as they would be saved, and are scored as such. They stay on disk: those of a whole prompt set
     do not fit into memory.
     """
 
     files: list[Path]
     scores: dict[str, Float[Tensor, " n"]]
+    statistics: dict[str, Float[Tensor, " n"]]
+    diversity: Float[Tensor, " k"]
     summary: dict[str, object]
 
     def write(self, folder: Path) -> None:
-        """Write pictures and scores as one parquet file, and the summary beside it."""
+        """Write pictures and scores as one parquet file, and diversity and summary beside it."""
         folder.mkdir(parents=True)
         with pq.ParquetWriter(folder / _PICTURES, pq.read_schema(self.files[0])) as writer:
             for file in self.files:
                 writer.write_table(read_columns([file]))
+        pq.write_table(pa.table({"diversity": self.diversity.numpy()}), folder / _DIVERSITY)
         (folder / _SUMMARY).write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Measured:
         """Read what `write` wrote."""
         files = [folder / _PICTURES]
-        columns = [name for name in pq.read_schema(files[0]).names if name.startswith("score_")]
         return cls(
             files,
-            {name.removeprefix("score_"): _column(files, name) for name in columns},
+            _columns(files, "score_"),
+            _columns(files, "statistic_"),
+            _column([folder / _DIVERSITY], "diversity"),
             json.loads((folder / _SUMMARY).read_text(encoding="utf-8")),
         )
 
@@ -134,7 +139,7 @@ def measure(name: str, draw: Draw, evaluation: Evaluation, work_dir: Path, cost:
 def summarise(parts: Parts, evaluation: Evaluation) -> Measured:
     """Average what was measured over the pictures, as the protocol does."""
     params, labels = evaluation.params, evaluation.labels
-    scores = {name: _column(parts.pictures, f"score_{name}") for name in evaluation.scored}
+    scores, statistics = _columns(parts.pictures, "score_"), _columns(parts.pictures, "statistic_")
     summary: dict[str, object] = {
         "rewards": {name: vars(estimate(params.protocol, scores[name], labels)) for name in params.rewards}
     }
@@ -148,8 +153,7 @@ def summarise(parts: Parts, evaluation: Evaluation) -> Measured:
         summary["judge_accuracy"] = _mean(scores[params.judge])
     distances = pairwise_distance(_matrix(parts.diversity, "features"), params.diversity.num_images_per_prompt)
     summary["diversity"] = _mean(distances)
-    names = [name for name in pq.read_schema(parts.pictures[0]).names if name.startswith("statistic_")]
-    summary |= {name.removeprefix("statistic_"): _mean(_column(parts.pictures, name)) for name in names}
+    summary |= {name: _mean(values) for name, values in statistics.items()}
     if evaluation.fid:
         inception = _matrix(parts.pictures, "inception")
         summary["fid"] = {
@@ -157,7 +161,7 @@ def summarise(parts: Parts, evaluation: Evaluation) -> Measured:
             "num_images": len(inception),
             "biased": len(inception) < NUM_FEATURES,
         }
-    return Measured(parts.pictures, scores, summary)
+    return Measured(parts.pictures, scores, statistics, distances, summary)
 
 
 def _picture_rows(images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str], evaluation: Evaluation) -> pa.Table:
@@ -178,6 +182,11 @@ def _vectors(matrix: Float[Tensor, "n d"]) -> pa.FixedSizeListArray:
 def _matrix(files: Sequence[Path], column: str) -> Float[Tensor, "n d"]:
     chunks = read_columns(files, [column]).column(column).chunks
     return torch.cat([torch.tensor(chunk.flatten().to_numpy()).unflatten(0, (len(chunk), -1)) for chunk in chunks])
+
+
+def _columns(files: Sequence[Path], prefix: str) -> dict[str, Float[Tensor, " n"]]:
+    names = [name for name in pq.read_schema(files[0]).names if name.startswith(prefix)]
+    return {name.removeprefix(prefix): _column(files, name) for name in names}
 
 
 def _column(files: Sequence[Path], column: str) -> Float[Tensor, " n"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -134,23 +135,23 @@ def published_beside(
 
 
 def _write_scores(evaluation: Evaluation, systems: dict[str, Measured], path: Path) -> None:
-    """Write every system's score of every prompt, so that pairs can be compared later."""
+    """Write each figure of every prompt, so that pairs can be compared later; diversity has fewer prompts."""
     columns = {
         f"{system}_{name}": values.tolist()
         for system, measured in systems.items()
-        for name, values in measured.scores.items()
+        for name, values in {**measured.scores, **measured.statistics, "diversity": measured.diversity}.items()
     }
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["prompt", "label", *columns])
-        writer.writerows(zip(evaluation.prompts, evaluation.labels, *columns.values(), strict=True))
+        writer.writerows(zip_longest(evaluation.prompts, evaluation.labels, *columns.values()))
 
 
 def _lineage(params: Params) -> Lineage:
     card = json.loads(paths.PROMPTS_CARD.read_text(encoding="utf-8"))
     folders = (paths.GENERATOR_WEIGHTS, paths.REFERENCE, paths.INITIAL_GENERATOR, paths.REWARDS)
     return Lineage(
-        parameters=params.model_dump(mode="json"),
+        parameters={"profile": params.root.profile, "seed": params.seed, **params.profile.model_dump(mode="json")},
         hashes={
             "training prompts": card["train"]["sha256"],
             "evaluation prompts": card["evaluation"]["sha256"],

@@ -40,7 +40,7 @@ def run() -> None:
         contents = {"profile": params.root.profile, "seed": params.seed, **params.profile.model_dump(mode="json")}
         with written_whole(paths.RELEASE) as folder:
             params.profile.reference.write_pipeline(paths.REFERENCE, paths.GENERATOR_WEIGHTS, folder)
-            copy_into(folder, paths.METRICS, paths.SAMPLE_GRID, paths.REPORT_PAGE, paths.PROMPTS_CARD)
+            copy_into(folder, paths.METRICS, paths.SCORES, paths.SAMPLE_GRID, paths.REPORT_PAGE, paths.PROMPTS_CARD)
             with (folder / "params.yaml").open("w", encoding="utf-8") as file:
                 YAML().dump(contents, file)
             write_card(card, folder / "README.md")
