@@ -35,9 +35,9 @@ from flows.commands import end_group, ending_with_us
 
 ROOT = Path(".distar/server")
 STORE = "s3://distar/releases"
+PREFECT_PORT, S3_PORT = 4200, 8333
 
 _HOST = "127.0.0.1"
-_PREFECT_PORT, _S3_PORT = 4200, 8333
 _SECONDS_TO_START = 120.0
 
 
@@ -99,7 +99,7 @@ def serve() -> NoReturn:
     console = Console()
     (ROOT / "logs").mkdir(parents=True, exist_ok=True)
     ROOT.chmod(0o700)
-    prefect_port, s3_port = free_port(_PREFECT_PORT, console), free_port(_S3_PORT, console)
+    prefect_port, s3_port = free_port(PREFECT_PORT, console), free_port(S3_PORT, console)
     environment = {
         "PREFECT_API_URL": f"http://{_HOST}:{prefect_port}/api",
         "AWS_ENDPOINT_URL": f"http://{_HOST}:{s3_port}",
