@@ -49,14 +49,14 @@ class Service:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def wait_until(self, healthy: Callable[[], bool]) -> None:
-        """Wait until it answers.
+    def wait_until(self, healthy: Callable[[Path], bool]) -> None:
+        """Wait until it is well, as its log or its answers tell.
 
         Raises:
-            StorageError: it ended, or does not answer in time; the message holds the last lines of its log.
+            StorageError: it ended, or is not well in time; the message holds the last lines of its log.
         """
         deadline = time.monotonic() + _SECONDS_TO_START
-        while not healthy():
+        while not healthy(self.log):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise self.failed("did not start")
             time.sleep(0.2)
@@ -71,7 +71,7 @@ class Service:
 def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Service]:
     """Run a command as a process group of its own, which ends with this process, however that ends."""
     log = ROOT / "logs" / f"{name}.log"
-    with log.open("ab") as file:
+    with log.open("wb") as file:
         process = subprocess.Popen(
             ending_with_us(command),
             env={**os.environ, **environment},
@@ -99,40 +99,44 @@ def serve() -> NoReturn:
     console = Console()
     (ROOT / "logs").mkdir(parents=True, exist_ok=True)
     ROOT.chmod(0o700)
-    prefect_port, s3_port = free_port(PREFECT_PORT, console), free_port(S3_PORT, console)
-    environment = {
-        "PREFECT_API_URL": f"http://{_HOST}:{prefect_port}/api",
-        "AWS_ENDPOINT_URL": f"http://{_HOST}:{s3_port}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        **credentials(ROOT / "s3.json"),
-    }
-    _write_secret(ROOT / "environment", "".join(f"{name}={value}\n" for name, value in environment.items()))
-    of_server = {
-        "PREFECT_HOME": str((ROOT / "prefect").absolute()),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(prefect_port)]
-    deployments = [sys.executable, "-m", "flows.deployments", "serve", "--store", STORE]
-    with ExitStack() as stack, take_lock(ROOT / "lock"):
-
-        def start(name: str, command: Sequence[str], healthy: Callable[[], bool]) -> Service:
+    with take_lock(ROOT / "lock"), ExitStack() as stack:
+        prefect_port, s3_port = free_port(PREFECT_PORT, console), free_port(S3_PORT, console)
+        environment = _environment(prefect_port, s3_port)
+        api_url = environment["PREFECT_API_URL"]
+        prefect = ["prefect", "server", "start", "--host", _HOST, "--port", str(prefect_port)]
+        deployments = ["flows.deployments", "serve", "--store", STORE]
+        services = []
+        for name, command, healthy in (
+            ("prefect", [sys.executable, "-m", *prefect], lambda _: _answers(f"{api_url}/health")),
+            ("s3", seaweedfs(s3_port), lambda _: _has_bucket(environment)),
+            ("deployments", [sys.executable, "-m", *deployments], lambda log: "are being served" in log.read_text()),
+        ):
             with console.status(f"starting {name}"):
-                service = stack.enter_context(running(name, command, {**of_server, **environment}))
-                service.wait_until(healthy)
-            return service
-
-        services = [
-            start("prefect", prefect, lambda: _answers(f"{environment['PREFECT_API_URL']}/health")),
-            start("s3", seaweedfs(s3_port), lambda: _has_bucket(environment)),
-            start("deployments", deployments, lambda: _are_served(environment["PREFECT_API_URL"])),
-        ]
+                services.append(stack.enter_context(running(name, command, environment)))
+                services[-1].wait_until(healthy)
         console.print(_table(prefect_port, s3_port))
         while True:
             for service in services:
                 if service.process.poll() is not None:
                     raise service.failed(f"ended with status {service.process.returncode}")
             time.sleep(0.5)
+
+
+def _environment(prefect_port: int, s3_port: int) -> dict[str, str]:
+    """Return what all services are told; what their users need of it is also written to a file."""
+    of_users = {
+        "PREFECT_API_URL": f"http://{_HOST}:{prefect_port}/api",
+        "AWS_ENDPOINT_URL": f"http://{_HOST}:{s3_port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        **credentials(ROOT / "s3.json"),
+    }
+    _write_secret(ROOT / "environment", "".join(f"{name}={value}\n" for name, value in of_users.items()))
+    return {
+        **of_users,
+        "PREFECT_HOME": str((ROOT / "prefect").absolute()),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
 
 
 def free_port(wanted: int, console: Console) -> int:
@@ -216,12 +220,6 @@ def _has_bucket(environment: Mapping[str, str]) -> bool:
     except (BotoCoreError, ClientError):
         return False
     return True
-
-
-def _are_served(api_url: str) -> bool:
-    return all(
-        _answers(f"{api_url}/deployments/name/distar-{name}/{name}") for name in ("retrain", "watch", "pipeline")
-    )
 
 
 def _write_secret(path: Path, text: str) -> None:

@@ -16,6 +16,8 @@ from flows.server import PREFECT_PORT, S3_PORT, STORE
 from tests.integration.prefect_server import process, wait_for
 from tests.miniature import with_pipeline
 
+IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # or what is served asks a server that is gone for a minute
+
 
 def of_server(project: Path) -> list[int]:
     """Return the processes whose environment names the server's folder."""
@@ -40,7 +42,7 @@ def test_nothing_is_left_of_a_server(
         for port in (PREFECT_PORT, S3_PORT):
             with suppress(OSError):  # in use already, which does as well
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
-        server = stack.enter_context(process(["flows.server"], project, log, {}))
+        server = stack.enter_context(process(["flows.server"], project, log, IMPATIENT))
         wait_for("it is up", lambda: server.poll() is not None or "Ctrl-C" in log.read_text())
         assert server.poll() is None, log.read_text()
         assert log.read_text().count("is in use; taking") == 2
