@@ -43,7 +43,7 @@ from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
 from distar.worktree import DVC, worktree
-from flows.commands import stream
+from flows.commands import CommandError, stream
 from flows.grid import check_changes, edit, set_parameters
 from flows.pipeline import RETRIES, stages
 
@@ -93,7 +93,8 @@ class Plan:
         except KeyError:
             raise ParameterError(f"{_PARAMS} at {self.commit[:12]} has no retrain.gate; see docs/gate.md") from None
         except ValidationError as error:
-            raise ParameterError(f"{_PARAMS}: retrain.gate: {error}; see docs/gate.md") from None
+            wrong = [".".join(map(str, one["loc"])) + f": got {one['input']!r}: {one['msg']}" for one in error.errors()]
+            raise ParameterError(f"{_PARAMS}: retrain.gate.{'; '.join(wrong)}; see docs/gate.md") from None
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         outcome = retrain(options.revision, options.profile, dict(options.changes), options.reason)
-    except DistarError as error:
+    except (DistarError, CommandError) as error:
         print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except httpx.TransportError as error:

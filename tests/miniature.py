@@ -120,6 +120,23 @@ def with_pipeline(folder: Path) -> Path:
     return git_init(folder, [sys.executable, "-m", "dvc", "init", "-q"])
 
 
+def with_gain(folder: Path, num_steps: int) -> None:
+    """Give a miniature a training that its reward gains by, and a gate that looks at the reward alone."""
+    profile = folder / "profiles" / "mini.yaml"
+    edit(profile, "train", "num_steps", value=num_steps)
+    edit(profile, "train", "reward_scale", value=10.0)
+    edit(profile, "train", "generator", "optimizer", "learning_rate", value=1e-3)
+    edit(profile, "train", "generator", "ema_decay", value=0.0)
+    gate = {
+        "min_gain": {"preference": 0.0},
+        "max_loss": {"matching": 1000.0, "judge": 1.0},
+        "min_diversity_ratio": 0.0,
+        "max_saturation_ratio": 1000.0,
+        "max_clipped_rise": 1.0,
+    }
+    edit(folder / "params.yaml", "retrain", "gate", value=gate)
+
+
 def git_init(folder: Path, *commands: list[str]) -> Path:
     """Turn a folder into a git project, run the commands in it, and commit everything."""
     shutil.copy(REPOSITORY / ".gitignore", folder)

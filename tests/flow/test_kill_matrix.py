@@ -1,0 +1,258 @@
+"""Whoever is killed, flow, dvc, trainer or publisher: nothing keeps running, and the next retrain goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+
+from distar.audit.prune import prune
+from distar.locking import held_if_free, take_lock
+from distar.release.releases import read_alias, release_ids
+from distar.release.storage import open_store
+from tests.flow.test_kill import wait_for
+from tests.miniature import git, with_gain
+
+SIGNALS = (signal.SIGTERM, signal.SIGKILL)
+
+
+class Scene(NamedTuple):
+    """A project, the folder around it that nothing else has to do with, and a Prefect server's address."""
+
+    around: Path
+    project: Path
+    server: str
+
+    @property
+    def temporary(self) -> Path:
+        """Where worktrees are made."""
+        return self.around / "temporary"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes of a run inherit; they are known by it."""
+        return {**os.environ, "TMPDIR": str(self.temporary), "PREFECT_API_URL": self.server}
+
+    @contextmanager
+    def retraining(self) -> Iterator[subprocess.Popen[str]]:
+        """Start a retrain, whose log goes to `log`; end it with the body."""
+        with (self.around / "log").open("w") as log:
+            command = [sys.executable, "-m", "flows.retrain"]
+            run = subprocess.Popen(
+                command, cwd=self.project, env=self.environment, stdout=log, stderr=subprocess.STDOUT, text=True
+            )
+            try:
+                yield run
+            finally:
+                run.kill()
+                run.wait()
+
+    def log(self) -> str:
+        return (self.around / "log").read_text()
+
+    def retrain(self) -> str:
+        """Retrain to the end; return the champion."""
+        with self.retraining() as run:
+            assert run.wait(300) == 0, self.log()
+        return str(read_alias(self.store, "champion").release)
+
+    @property
+    def store(self):
+        return open_store("file://published", project=self.project)
+
+    def processes(self) -> dict[int, list[str]]:
+        """Find every process of a run, wherever it works, and its command line."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if str(self.around).encode() in (process / "environ").read_bytes():
+                    found[int(process.name)] = (process / "cmdline").read_bytes().decode().split("\0")
+            except OSError:  # it ended meanwhile
+                continue
+        return found
+
+    def running(self, *words: str) -> int | None:
+        """Find the process of a run whose command is `python -m WORDS`."""
+        command = ["-m", *words]
+        return next((pid for pid, line in self.processes().items() if line[1 : len(command) + 1] == command), None)
+
+    def iteration(self) -> int:
+        """Read how far the newest checkpoint is."""
+        names = [path.stem for path in self.project.glob(".distar/retrain/*/iteration-*.pt")]
+        return max((int(name.removeprefix("iteration-")) for name in names), default=0)
+
+    def assert_quiet(self) -> None:
+        assert wait_for(lambda: not self.processes(), 30), self.processes()
+        for lock in self.project.glob(".distar/retrain/*/lock"):
+            with held_if_free(lock) as free:
+                assert free, lock
+
+
+@pytest.fixture(scope="module")
+def undisturbed(reproduced_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scene, str]]:
+    """Retrain once without a disturbance, and forget the training and the release; return its release."""
+    around = tmp_path_factory.mktemp("kill")
+    project = shutil.copytree(reproduced_once, around / "project", symlinks=True)
+    (around / "temporary").mkdir()
+    with_gain(project, num_steps=60)
+    flow = project / "flows" / "retrain.py"
+    hasty = re.sub(r"(?m)^_SECONDS_BETWEEN_TRIES = .*$", "_SECONDS_BETWEEN_TRIES = (0.5, 0.5)", flow.read_text())
+    flow.write_text(hasty)
+    git(project, "commit", "-qam", "Longer, and in a hurry")
+    shutil.rmtree(project / "published")
+    with prefect_test_harness():
+        scene = Scene(around, project, str(PREFECT_API_URL.value()))
+        yield scene, scene.retrain()
+
+
+def test_a_training_goes_on_whoever_was_killed(undisturbed: tuple[Scene, str]) -> None:
+    """Six kills in one training; the weights, and so the release, are those of the training without any."""
+    scene, expected = undisturbed
+    forget_the_training(scene.project)
+    victims: dict[str, Callable[[subprocess.Popen], int | None]] = {
+        "flow": lambda run: run.pid,
+        "dvc": lambda _: scene.running("dvc", "repro"),
+        "trainer": lambda _: scene.running("distar", "train"),
+    }
+    for name, find in victims.items():
+        for number in SIGNALS:
+            before = scene.iteration()
+            with scene.retraining() as run:
+                assert wait_for(lambda: scene.iteration() > before, 120), scene.log()  # noqa: B023
+                victim = find(run)
+                assert victim is not None, name
+                os.kill(victim, number)
+                assert run.wait(60) != 0
+            scene.assert_quiet()
+            assert before == 0 or f"train: goes on from {before}/62" in scene.log(), (name, number)
+            assert release_ids(scene.store) == []
+            killed_outright = (name, number) == ("flow", signal.SIGKILL)
+            assert worktrees(scene) == (2 if killed_outright else 1), (name, number)
+            if killed_outright:
+                remove_worktrees(scene)
+    at = scene.iteration()
+    assert scene.retrain() == expected
+    assert f"train: goes on from {at}/62" in scene.log()
+
+
+def test_a_publishing_is_whole_or_not_there_whoever_was_killed(undisturbed: tuple[Scene, str]) -> None:
+    scene, expected = undisturbed
+    for number in SIGNALS:
+        shutil.rmtree(scene.project / "published")
+        with in_the_middle_of_publishing(scene) as run:
+            run.send_signal(number)
+            assert run.wait(60) != 0
+            scene.assert_quiet()
+        assert release_ids(scene.store) == []
+        assert read_alias(scene.store, "champion").release is None
+    remove_worktrees(scene)
+    assert scene.retrain() == expected
+
+
+def test_a_killed_publisher_is_repeated(undisturbed: tuple[Scene, str]) -> None:
+    scene, expected = undisturbed
+    shutil.rmtree(scene.project / "published")
+    with in_the_middle_of_publishing(scene) as run:
+        for number in SIGNALS:
+            publisher: list[int | None] = []
+            assert wait_for(lambda: publisher.append(scene.running("distar", "publish")) or publisher[-1], 60)  # noqa: B023
+            os.kill(publisher[-1] or 0, number)
+            assert wait_for(lambda: scene.running("distar", "publish") != publisher[-1], 60)  # noqa: B023
+        assert release_ids(scene.store) == []
+        (scene.project / "published" / ".lock").unlink()  # which the test holds
+        assert run.wait(120) == 0, scene.log()
+    assert read_alias(scene.store, "champion").release == expected
+    scene.assert_quiet()
+
+
+@contextmanager
+def in_the_middle_of_publishing(scene: Scene) -> Iterator[subprocess.Popen[str]]:
+    """Retrain until all blobs are in the store; documents wait for the store's lock, which is held."""
+    with take_lock(scene.project / "published" / ".lock"), scene.retraining() as run:
+        assert wait_for(lambda: any((scene.project / "published" / "blobs").glob("sha256/*")), 120), scene.log()
+        yield run
+
+
+def forget_the_training(project: Path) -> None:
+    """Remove the release, the checkpoints and what DVC remembers of the training; it keeps what later stages made."""
+    for place in ("published", ".distar"):
+        shutil.rmtree(project / place)
+    for path in (project / ".dvc" / "cache" / "runs").glob("*/*/*"):
+        if "distar train" in path.read_text():
+            shutil.rmtree(path.parent)
+
+
+def worktrees(scene: Scene) -> int:
+    return git(scene.project, "worktree", "list").count("\n")
+
+
+def remove_worktrees(scene: Scene) -> None:
+    """Let the audit find and remove the worktree of a run that was killed outright."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(scene.project)
+        patch.setattr(tempfile, "tempdir", str(scene.temporary))
+        (found,) = [one.stale for one in prune(0, delete=False) if one.stale.kind == "worktree"]
+        found.remove()
+    assert worktrees(scene) == 1
+    assert list(scene.temporary.iterdir()) == []
+
+
+def test_a_lost_server_stops_no_training(undisturbed: tuple[Scene, str]) -> None:
+    """The release is made, judged, recorded and promoted; the flow says that the server is lost."""
+    scene, expected = undisturbed
+    forget_the_training(scene.project)
+    with a_server(scene.around / "server") as (server, address):
+        lonely = scene._replace(server=address)
+        with lonely.retraining() as run:
+            assert wait_for(lambda: scene.iteration() > 0, 120), scene.log()
+            server.kill()
+            server.wait()
+            assert run.wait(300) == 1
+    assert read_alias(scene.store, "champion").release == expected
+    assert "train: 62/62" in scene.log()
+    assert f"Release {expected} is the champion" in scene.log()
+    assert "retrain: the Prefect server was lost" in scene.log().splitlines()[-1]
+    scene.assert_quiet()
+    assert worktrees(scene) == 1
+
+
+@contextmanager
+def a_server(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a Prefect server with the limit `gpu`; clients give it up at once when it is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/api"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+        command = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", str(port)]
+        server = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert wait_for(lambda: answers(f"{address}/health"), 60)
+            limit = {"name": "gpu", "limit": 1, "active": True}
+            httpx.post(f"{address}/v2/concurrency_limits/", json=limit).raise_for_status()
+            yield server, address
+        finally:
+            server.kill()
+            server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
