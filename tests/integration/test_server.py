@@ -16,7 +16,7 @@ from flows.server import PREFECT_PORT, S3_PORT, STORE
 from tests.integration.prefect_server import process, wait_for
 from tests.miniature import with_pipeline
 
-IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # or what is served asks a server that is gone for a minute
+IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "2"}  # or what is served asks a server that is gone for a minute
 
 
 def of_server(project: Path) -> list[int]:
