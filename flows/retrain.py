@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,6 +188,7 @@ def retrain(
     profile: str | None = None,
     changes: dict[str, Any] | None = None,
     reason: str = "by hand",
+    jitter_seconds: int = 0,
 ) -> Outcome:
     """Train at a revision with changed parameters, publish, and promote if the gate lets it pass.
 
@@ -194,6 +197,7 @@ def retrain(
         profile: the profile, if not that of params.yaml.
         changes: parameters of params.yaml or the profile, by their path of keys: {"train.reward_scale": 2.0}.
         reason: why, for the record.
+        jitter_seconds: begin up to so much later, drawn anew, so that many boxes do not begin at once.
 
     Raises:
         ParameterError: there is no such revision, profile or parameter; nothing was begun.
@@ -201,6 +205,7 @@ def retrain(
         CommandError: a stage failed.
     """
     plan = make_plan(revision, profile, changes or {}, reason)
+    time.sleep(random.uniform(0, jitter_seconds))
     get_run_logger().info("Retraining at %s", plan.told["Revision"])
     with worktree(plan.commit) as folder:
         plan.changed.write(folder)

@@ -31,8 +31,8 @@ from distar.audit.repository import Repository
 from distar.errors import DistarError, StorageError, WorkDirectoryError
 from distar.fetching.downloads import downloads_dir
 from distar.locking import held_if_free
-from distar.params import PARAMS_PATH, RootParams, read_strict
 from distar.release.storage import open_store
+from distar.shared_params import PARAMS_PATH, RootParams, read_strict
 
 Kind = Literal["experiment", "work directory", "unfinished output", "download", "worktree"]
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distar.errors import ModelFileError
-from distar.params import Profile, load_params, read_strict
+from distar.params import Profile, load_params
 from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.attributes import Attributes
 from distar.rewards.clip_score import CLIPScore
@@ -22,6 +22,7 @@ from distar.rewards.hpsv2 import HPSv2, read_architecture
 from distar.rewards.image_reward import ImageReward
 from distar.rewards.official import build_official
 from distar.rewards.pickscore import PickScore
+from distar.shared_params import read_strict
 from tests.miniature import REPOSITORY, edit, state_licences
 from tests.published import save_aesthetic, save_clip, save_hpsv2, save_image_reward
 

@@ -109,7 +109,7 @@ def test_where_releases_go_re_runs_publish_alone() -> None:
     assert reading == ["publish"]
 
 
-def test_what_the_gate_asks_re_runs_no_stage() -> None:
+def test_what_the_gate_asks_and_when_retrains_begin_re_runs_no_stage() -> None:
     """Margins and rules decide over what was measured; they change nothing of it."""
     assert "retrain" in PARAMS
     assert [name for name, stage in DVC["stages"].items() if "retrain" in str(stage["params"])] == []
