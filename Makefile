@@ -1,5 +1,6 @@
 # make repro   the whole pipeline with the profile of params.yaml
 # make test    the tests, the linters, the type check and the layer check
+# make server  Prefect's server and pages, an S3 server and the served flows, until Ctrl-C
 # Each builds the environment that it needs, once, in .venv.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: repro test environment lock
+.PHONY: repro test server environment lock
 
 repro: environment
 	dvc repro
@@ -21,6 +22,9 @@ test: environment
 	lint-imports
 	pyright
 	pytest
+
+server: environment
+	@exec python -m flows.server
 
 environment: .venv/.complete
 

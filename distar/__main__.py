@@ -1,4 +1,4 @@
-"""The command line: stages, `distar sample`, `models`, `release`, `audit`, `tiny`. Heavy imports wait until needed."""
+"""The command line: stages, `distar sample`, `score`, `models`, `release`, `audit`, `tiny`. Heavy imports wait."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from distar.commands.arguments import positive
 from distar.commands.audit import add_audit
 from distar.commands.models import add_models
 from distar.commands.release import add_release
+from distar.commands.score import add_score
 from distar.commands.tiny import add_tiny
 from distar.errors import DistarError
 
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_models(commands)
     add_release(commands)
+    add_score(commands)
     add_audit(commands)
     add_tiny(commands)
     return root

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from distar.errors import ReleaseError
 from distar.fetching.parallel import NUM_THREADS
-from distar.params import load_params
 from distar.release.releases import (
     Move,
     Problem,
@@ -25,6 +24,7 @@ from distar.release.releases import (
     verify,
 )
 from distar.release.storage import Store, open_store
+from distar.shared_params import load_shared
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def chosen_store(url: str | None) -> Store:
     """
     if url is not None:
         return open_store(url)
-    params = load_params().root.publish
+    params = load_shared().publish
     return open_store(params.url, params.endpoint_url)
 
 

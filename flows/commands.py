@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect.runtime import flow_run
 
@@ -49,7 +50,7 @@ def stream(
     """
     tail: list[str] = []
     process = subprocess.Popen(
-        [sys.executable, "-ISc", _ENDING_WITH_US, str(os.getpid()), *command],
+        ending_with_us(command),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -64,7 +65,7 @@ def stream(
             on_line(line.rstrip())
         status = process.wait()
     except BaseException:
-        _end_group(process)
+        end_group(process)
         raise
     finally:
         process.stdout.close()
@@ -85,7 +86,13 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _end_group(process: subprocess.Popen[str]) -> None:
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """Return the command that runs a command and has Linux end it (SIGTERM) with this process."""
+    return [sys.executable, "-ISc", _ENDING_WITH_US, str(os.getpid()), *command]
+
+
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """End a process and its group: first by SIGTERM, then by SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

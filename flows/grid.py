@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from distar.errors import ParameterError
 from distar.worktree import DVC, current_revision, worktree
+from flows.changes import check_changes, edit
 from flows.commands import stream
 
 Row = dict[str, str | int | float]
@@ -84,41 +84,6 @@ def summary(rows: list[Row]) -> Table:
             cells.append(f"{mean(values):.4f}{spread}")
         table.add_row(name.replace("_", " "), *cells)
     return table
-
-
-def check_changes(changes: dict[str, Any], profile: dict[str, Any], shown_as: str) -> None:
-    """Check that a variant changes only what there is.
-
-    Raises:
-        ParameterError: the profile has no such parameter.
-    """
-    for key in changes:
-        place: Any = profile
-        for part in key.split("."):
-            if not isinstance(place, dict) or part not in place:
-                raise ParameterError(
-                    f"{shown_as}: {key}: the profile has no such parameter; check its spelling"
-                    + (f": where {part!r} stands it has {', '.join(place)}" if isinstance(place, dict) else "")
-                )
-            place = place[part]
-
-
-def edit(path: Path, changes: dict[str, Any]) -> None:
-    """Set parameters of a YAML file, each named by its path of keys; the rest stays as it is written."""
-    yaml = YAML()
-    document = yaml.load(path)
-    set_parameters(document, changes)
-    yaml.dump(document, path)
-
-
-def set_parameters(document: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Set parameters of a document, each named by its path of keys."""
-    for key, value in changes.items():
-        place = document
-        *parents, last = key.split(".")
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
 
 
 if __name__ == "__main__":

@@ -1,81 +1,309 @@
 """The pipeline as a Prefect flow: one task a DVC stage, in the order of DVC's own graph.
 
     python -m flows.pipeline
+    python -m flows.pipeline --from evaluate
+    python -m flows.pipeline --set train.reward_scale=0.5 --dry-run
 
 DVC decides what is out of date; Prefect shows, times and retries. No server needs to be set up: without
 PREFECT_API_URL Prefect starts a temporary one.
+
+With --set the last commit is run in a git worktree of its own, up to the release, which is not published: the
+workspace is not touched, and what came out stays in DVC's cache. `python -m flows.retrain` publishes such a change.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect import flow, get_run_logger, tags, task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.cache_policies import NO_CACHE
+from rich.console import Console
+from rich.table import Table
+from ruamel.yaml import YAML
 
-from flows.commands import stream
+from distar import paths
+from distar.audit.evidence import gather
+from distar.errors import DistarError, ParameterError
+from distar.fetching.downloads import downloads_dir
+from distar.release.releases import read_alias
+from distar.release.storage import open_store
+from distar.worktree import DVC, current_revision, worktree
+from flows.changes import PARAMS, add_set_option, changed_parameters
+from flows.commands import CommandError, stream
 
-DVC = (sys.executable, "-m", "dvc")
-RETRIES = {"reference": 2, "rewards": 2, "publish": 2}
+CHAMPION = "champion"
+PUBLISH = "publish"
+RETRIES = {"reference": 2, "rewards": 2, PUBLISH: 2}
+
+_WORKSPACE = Path()
 _EDGE = re.compile(r'^\s*"(?P<before>[^"]+)"\s*->\s*"(?P<after>[^"]+)";?$', re.MULTILINE)
 
 
-def stages(folder: Path = Path()) -> list[str]:
-    """List a project's stages so that each comes after those it depends on, as `dvc dag` tells."""
+def dependencies(folder: Path = _WORKSPACE) -> dict[str, set[str]]:
+    """Return the stages that each stage of a project depends on, as `dvc dag` tells."""
     names = _dvc_output(folder, "stage", "list", "--name-only").split()
-    after: dict[str, set[str]] = {name: set() for name in names}
+    needed: dict[str, set[str]] = {name: set() for name in names}
     for edge in _EDGE.finditer(_dvc_output(folder, "dag", "--dot")):
-        after[edge["after"]].add(edge["before"])
-    return list(TopologicalSorter(after).static_order())
+        needed[edge["after"]].add(edge["before"])
+    return needed
+
+
+def stages(folder: Path = _WORKSPACE) -> list[str]:
+    """List a project's stages so that each comes after those that it depends on."""
+    return list(TopologicalSorter(dependencies(folder)).static_order())
+
+
+def chosen_stages(first: str | None, only: str | None, changes: Mapping[str, Any] | None) -> list[str]:
+    """List the stages that are asked for: `first` and what depends on it, `only` one, or all; in their order.
+
+    Raises:
+        ParameterError: there is no such stage or parameter, or nothing is left to run.
+    """
+    if changes:
+        changed_parameters(current_revision(), changes)
+    needed = dependencies()
+    order = list(TopologicalSorter(needed).static_order())
+    if first is not None and only is not None:
+        raise ParameterError(f"got --from {first} and --only {only}, expected one of the two")
+    for option, stage in (("--from", first), ("--only", only)):
+        if stage is not None and stage not in order:
+            raise ParameterError(f"{option}: there is no stage {stage!r}; dvc.yaml has {', '.join(order)}")
+    if only is not None:
+        order = [only]
+    elif first is not None:
+        order = _downstream(first, order, needed)
+    if changes and order == [PUBLISH]:
+        raise ParameterError("--set publishes nothing; run `python -m flows.retrain` with the same --set")
+    return [stage for stage in order if not (changes and stage == PUBLISH)]
+
+
+@contextmanager
+def project(changes: Mapping[str, Any] | None) -> Iterator[Path]:
+    """Yield the workspace, or a worktree of its last commit, as far as DVC has its outputs, with changed parameters.
+
+    Raises:
+        ParameterError: there is no such parameter or profile.
+    """
+    if not changes:
+        yield _WORKSPACE
+        return
+    commit = current_revision()
+    changed = changed_parameters(commit, changes)
+    with worktree(commit) as folder:
+        _dvc_output(folder, "checkout", "--quiet", "--allow-missing")
+        changed.write(folder)
+        yield folder
+
+
+def run(command: Sequence[str], folder: Path) -> list[str]:
+    """Run a command in a project, log what it prints, and return it.
+
+    Checkpoints and downloads of a worktree are the workspace's, and outlive it.
+
+    Raises:
+        CommandError: the command failed.
+    """
+    environment = {
+        "DISTAR_WORK_DIR": str(paths.work_root("retrain").absolute()),
+        "DISTAR_DOWNLOADS": str(downloads_dir().absolute()),
+    }
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        get_run_logger().info(line)
+        lines.append(line)
+
+    stream(command, keep, folder, {} if folder == _WORKSPACE else environment)
+    return lines
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def run_stage(stage: str) -> None:
-    """Run one stage with DVC; it does nothing if the stage is up to date."""
-    stream([*DVC, "repro", "--single-item", stage], get_run_logger().info)
+def run_stage(folder: Path, stage: str) -> dict[str, str]:
+    """Run one stage with DVC, which does nothing if it is up to date; return what was done, and its time."""
+    begun = time.monotonic()
+    lines = run([*DVC, "repro", "--single-item", stage], folder)
+    done = {f"Running stage '{stage}':": "ran", f"Stage '{stage}' is cached": "restored from DVC's cache"}
+    told = [word for line in lines for beginning, word in done.items() if line.startswith(beginning)]
+    return {
+        "stage": stage,
+        "done": told[0] if told else "nothing: up to date",
+        "seconds": f"{time.monotonic() - begun:.1f}",
+    }
 
 
 @task(cache_policy=NO_CACHE)
-def show_results() -> None:
-    """Attach metrics, sample grid and lineage to the flow run."""
-    metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
-    receipt = json.loads(Path("outputs/receipt.json").read_text(encoding="utf-8"))
-    systems = [name for name, figures in metrics.items() if "rewards" in figures]
+def show_metrics(folder: Path) -> None:
+    """Attach the metrics, beside the champion's, and the sample grid to the flow run."""
+    metrics = json.loads((folder / paths.METRICS).read_text(encoding="utf-8"))
+    systems = {name: figures for name, figures in metrics.items() if "rewards" in figures} | _champion()
+    names = [name for name, value in metrics["generator"].items() if isinstance(value, float)]
     rows = [
-        {"figure": name, **{system: f"{metrics[system]['rewards'][name]['mean']:.4f}" for system in systems}}
-        for name in metrics[systems[0]]["rewards"]
+        {"figure": name, **{key: _figure(one["rewards"].get(name, {}).get("mean")) for key, one in systems.items()}}
+        for name in metrics["generator"]["rewards"]
     ]
-    rows += [
-        {"figure": name, **{system: f"{metrics[system][name]:.4f}" for system in systems}}
-        for name, value in metrics[systems[0]].items()
-        if isinstance(value, float)
-    ]
+    rows += [{"figure": name, **{key: _figure(one.get(name)) for key, one in systems.items()}} for name in names]
     create_table_artifact(key="metrics", table=rows, description="Means on prompts that training never saw")
-    picture = base64.b64encode(Path("reports/samples.png").read_bytes()).decode()
+    picture = base64.b64encode((folder / paths.SAMPLE_GRID).read_bytes()).decode()
     create_image_artifact(
         key="samples", image_url=f"data:image/png;base64,{picture}", description="The same prompts and noise"
     )
+
+
+@task(cache_policy=NO_CACHE)
+def show_release() -> None:
+    """Attach links to the report and to the release to the flow run."""
+    receipt = json.loads(paths.RECEIPT.read_text(encoding="utf-8"))
+    release = receipt["release"]
+    create_link_artifact(key="report", link=paths.REPORT_PAGE.absolute().as_uri(), link_text="The report")
     create_markdown_artifact(
         key="release",
-        markdown=f"Release `{receipt['release']}` in `{receipt['url']}`; report: `reports/index.html`.",
+        markdown=f"Release `{release}` in `{receipt['url']}`.\n\n"
+        f"    distar audit show {release[:16]}\n    distar release download {release[:16]} FOLDER\n",
     )
 
 
 @flow(name="distar-pipeline", log_prints=True)
-def pipeline() -> None:
-    """Bring every stage up to date, then check that DVC agrees."""
-    for stage in stages():
-        run_stage.with_options(retries=RETRIES.get(stage, 0), retry_delay_seconds=10)(stage)
-    # --single-item looks at one stage alone, so ask DVC once more about the whole
-    stream([*DVC, "status", "--quiet"], get_run_logger().info)
-    show_results()
+def pipeline(first: str | None = None, only: str | None = None, changes: dict[str, Any] | None = None) -> None:
+    """Bring the stages that are asked for up to date, then check that DVC agrees.
+
+    Args:
+        first: a stage; it and what depends on it are run.
+        only: a stage that is run alone.
+        changes: parameters of params.yaml or the profile, by their path of keys; they are run in a worktree.
+
+    Raises:
+        ParameterError: there is no such stage or parameter; nothing was begun.
+        CommandError: a stage failed.
+    """
+    order = chosen_stages(first, only, changes)
+    with project(changes) as folder:
+        table = [
+            run_stage.with_options(retries=RETRIES.get(stage, 0), retry_delay_seconds=10)(folder, stage)
+            for stage in order
+        ]
+        # --single-item looks at one stage alone, so ask DVC once more about all of them
+        run([*DVC, "status", "--quiet", *order], folder)
+        create_table_artifact(key="timings", table=table, description="What each stage did")
+        if "evaluate" in order:
+            show_metrics(folder)
+    if PUBLISH in order:
+        show_release()
+
+
+def foreseen(order: Sequence[str], folder: Path) -> dict[str, str]:
+    """Tell of each stage whether it would run, and why, as `dvc status` tells; nothing is run.
+
+    `dvc repro --dry` does not: it stops where an output is missing, and takes a stage for up to date after one that is
+    to run.
+    """
+    changed, needed = json.loads(_dvc_output(folder, "status", "--json", *order)), dependencies(folder)
+    told: dict[str, str] = {}
+    waiting: set[str] = set()
+    for stage in order:
+        if stage in changed:
+            told[stage] = f"runs, or is restored from DVC's cache: {', '.join(_reasons(changed[stage]))}"
+            waiting.add(stage)
+        elif needed[stage] & waiting:
+            told[stage] = "runs if what it reads comes out different"
+            waiting.add(stage)
+        else:
+            told[stage] = "up to date"
+    return told
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the flow from the command line, tagged with profile, commit and changes; return the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and what depends on it")
+    parser.add_argument("--only", metavar="STAGE", help="run this stage alone")
+    add_set_option(parser)
+    parser.add_argument("--dry-run", action="store_true", help="tell what would run, and run nothing")
+    options = parser.parse_args(arguments)
+    changes = dict(options.changes)
+    try:
+        order = chosen_stages(options.first, options.only, changes)  # a wrong one is told before a server is started
+        if options.dry_run:
+            _show_foreseen(order, changes)
+        else:
+            with tags(*_tags(changes)):
+                pipeline(options.first, options.only, changes)
+    except (DistarError, CommandError) as error:
+        print(f"pipeline: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show_foreseen(order: Sequence[str], changes: Mapping[str, Any]) -> None:
+    table = Table("stage", "what would be done")
+    with project(changes) as folder:
+        for row in foreseen(order, folder).items():
+            table.add_row(*row)
+    Console().print(table)
+
+
+def _tags(changes: Mapping[str, Any]) -> list[str]:
+    """Name the profile, the commit (and whether the workspace differs from it), and every change."""
+    describe = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", *([] if changes else ["--dirty"])]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    profile = changes.get("profile", _parameters()["profile"])
+    return [f"profile:{profile}", f"commit:{commit}", *(f"{key}={value}" for key, value in changes.items())]
+
+
+def _champion() -> dict[str, Any]:
+    """Return the champion's figures, if there is one and its store can be read."""
+    publish = _parameters()["publish"]
+    try:
+        store = open_store(publish["url"], publish["endpoint_url"])
+        if read_alias(store, CHAMPION).release is None:
+            return {}
+        return {CHAMPION: json.loads(gather(store, CHAMPION).read(paths.METRICS.name))["generator"]}
+    except DistarError as error:
+        get_run_logger().warning("The champion is not shown beside the metrics: %s", error)
+        return {}
+
+
+def _parameters() -> dict[str, Any]:
+    return YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+
+
+def _downstream(first: str, order: Sequence[str], needed: Mapping[str, set[str]]) -> list[str]:
+    found = {first}
+    for stage in order:
+        if needed[stage] & found:
+            found.add(stage)
+    return [stage for stage in order if stage in found]
+
+
+def _reasons(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Flatten what `dvc status` says of a stage: `outputs/prompts deleted`, `profiles/tiny.yaml: train modified`."""
+    for entry in entries:
+        for what, changes in entry.items():
+            for path, state in changes.items() if isinstance(changes, dict) else [(what, changes)]:
+                if isinstance(state, dict):
+                    yield from (f"{path}: {key} {change}" for key, change in state.items())
+                else:
+                    yield f"{path} {state}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _dvc_output(folder: Path, *arguments: str) -> str:
@@ -83,4 +311,4 @@ def _dvc_output(folder: Path, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    pipeline()
+    sys.exit(main())

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,29 +31,24 @@ from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from distar import paths
 from distar.audit.evidence import gather
-from distar.audit.repository import Repository
 from distar.errors import DistarError, ParameterError, ReleaseError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
-from distar.fetching.downloads import downloads_dir
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
 from distar.worktree import DVC, worktree
-from flows.commands import CommandError, stream
-from flows.grid import check_changes, edit, set_parameters
-from flows.pipeline import RETRIES, stages
+from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
+from flows.commands import CommandError
+from flows.pipeline import CHAMPION, RETRIES, run, run_stage, stages
 
-CHAMPION = "champion"
 LATEST = "latest"
 
 _BRANCHES = "retrain"
 _TRIES_TO_PROMOTE = 5
 _SECONDS_BETWEEN_TRIES = (10.0, 60.0)
-_PARAMS = Path("params.yaml")
 
 
 @dataclass(frozen=True)
@@ -60,24 +57,17 @@ class Plan:
 
     Attributes:
         commit: where the worktree is checked out.
-        edits: the parameters that are changed there, by file.
-        parameters: params.yaml as it then is.
+        changed: the parameters there, after the changes.
         told: what was asked for, for people.
     """
 
     commit: str
-    edits: dict[Path, dict[str, Any]]
-    parameters: dict[str, Any]
+    changed: Changed
     told: dict[str, str]
-
-    @property
-    def profile(self) -> Path:
-        """The profile's file."""
-        return Path("profiles", f"{self.parameters['profile']}.yaml")
 
     def store(self) -> Store:
         """Open the store of releases; a folder is the workspace's."""
-        publish = self.parameters["publish"]
+        publish = self.changed.shared["publish"]
         return open_store(publish["url"], publish["endpoint_url"])
 
     def gate(self) -> GateParams:
@@ -87,12 +77,12 @@ class Plan:
             ParameterError: params.yaml does not say, or not what is expected.
         """
         try:
-            return GateParams.model_validate(self.parameters["retrain"]["gate"])
+            return GateParams.model_validate(self.changed.shared["retrain"]["gate"])
         except KeyError:
-            raise ParameterError(f"{_PARAMS} at {self.commit[:12]} has no retrain.gate; see docs/gate.md") from None
+            raise ParameterError(f"{PARAMS} at {self.commit[:12]} has no retrain.gate; see docs/gate.md") from None
         except ValidationError as error:
             wrong = [".".join(map(str, one["loc"])) + f": got {one['input']!r}: {one['msg']}" for one in error.errors()]
-            raise ParameterError(f"{_PARAMS}: retrain.gate.{'; '.join(wrong)}; see docs/gate.md") from None
+            raise ParameterError(f"{PARAMS}: retrain.gate.{'; '.join(wrong)}; see docs/gate.md") from None
 
 
 @dataclass(frozen=True)
@@ -118,33 +108,20 @@ def make_plan(revision: str, profile: str | None, changes: Mapping[str, Any], re
         ParameterError: there is no such revision, profile or parameter.
     """
     commit = _commit(revision)
-    shared = _parameters(commit, _PARAMS)
     changes = {**({} if profile is None else {"profile": profile}), **changes}
-    of_all = {key: value for key, value in changes.items() if key.partition(".")[0] in shared}
-    of_profile = {key: value for key, value in changes.items() if key not in of_all}
-    check_changes(of_all, shared, _PARAMS.name)
-    set_parameters(shared, of_all)
+    changed = changed_parameters(commit, changes)
     told = {"Reason": reason, "Revision": f"{commit} ({revision})"}
     told |= {"Changes": ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())} if changes else {}
-    plan = Plan(commit, {_PARAMS: of_all}, shared, told)
-    own = _parameters(commit, plan.profile)
-    check_changes(of_profile, own, str(plan.profile))
-    plan.edits[plan.profile] = of_profile
-    set_parameters(own, of_profile)
+    plan = Plan(commit, changed, told)
+    own = changed.profile
     plan.gate().check_covers(own["evaluate"]["compare_by"], Evaluated([], [], {}, own, {}).held_out)
     return plan
-
-
-@task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def run_stage(folder: Path, stage: str) -> None:
-    """Run one stage in the worktree; it does nothing if the stage is up to date."""
-    _run([*DVC, "repro", "--single-item", stage], folder)
 
 
 @task(cache_policy=NO_CACHE, retries=len(_SECONDS_BETWEEN_TRIES), retry_delay_seconds=list(_SECONDS_BETWEEN_TRIES))
 def publish(folder: Path) -> str:
     """Publish the release to the workspace's store and leave all aliases where they are; return its id."""
-    _run([sys.executable, "-m", "distar", "publish", "--project", str(Path.cwd()), "--no-latest"], folder)
+    run([sys.executable, "-m", "distar", "publish", "--project", str(Path.cwd()), "--no-latest"], folder)
     return json.loads((folder / paths.RECEIPT).read_text(encoding="utf-8"))["release"]
 
 
@@ -193,7 +170,7 @@ def push(folder: Path) -> None:
     for key, value in settings.items():  # the workspace's own settings are not in git, and its paths are relative to it
         if key.startswith(wanted):
             _output([*DVC, "config", "--local", key, value], folder)
-    _run([*DVC, "push", "--run-cache"], folder)
+    run([*DVC, "push", "--run-cache"], folder)
 
 
 @task(cache_policy=NO_CACHE)
@@ -211,6 +188,7 @@ def retrain(
     profile: str | None = None,
     changes: dict[str, Any] | None = None,
     reason: str = "by hand",
+    jitter_seconds: int = 0,
 ) -> Outcome:
     """Train at a revision with changed parameters, publish, and promote if the gate lets it pass.
 
@@ -219,6 +197,7 @@ def retrain(
         profile: the profile, if not that of params.yaml.
         changes: parameters of params.yaml or the profile, by their path of keys: {"train.reward_scale": 2.0}.
         reason: why, for the record.
+        jitter_seconds: begin up to so much later, drawn anew, so that many boxes do not begin at once.
 
     Raises:
         ParameterError: there is no such revision, profile or parameter; nothing was begun.
@@ -226,11 +205,10 @@ def retrain(
         CommandError: a stage failed.
     """
     plan = make_plan(revision, profile, changes or {}, reason)
+    time.sleep(random.uniform(0, jitter_seconds))
     get_run_logger().info("Retraining at %s", plan.told["Revision"])
     with worktree(plan.commit) as folder:
-        for path, edits in plan.edits.items():
-            if edits:
-                edit(folder / path, edits)
+        plan.changed.write(folder)
         with _gpu():
             for stage in stages(folder):
                 if stage != "publish":
@@ -269,22 +247,6 @@ def _commit(revision: str) -> str:
     return found
 
 
-def _parameters(commit: str, path: Path) -> dict[str, Any]:
-    content = Repository().read(commit, path.as_posix())
-    if content is None:
-        raise ParameterError(f"{path} does not exist at commit {commit[:12]}; commit it, or name what is committed")
-    return YAML(typ="safe").load(content.decode())
-
-
-def _run(command: Sequence[str], folder: Path) -> None:
-    """Run a command in the worktree; checkpoints and downloads are the workspace's, and outlive the worktree."""
-    environment = {
-        "DISTAR_WORK_DIR": str(paths.work_root("retrain").absolute()),
-        "DISTAR_DOWNLOADS": str(downloads_dir().absolute()),
-    }
-    stream(command, get_run_logger().info, folder, environment)
-
-
 def _judged(folder: Path, store: Store, champion: str | None, gate: GateParams) -> Verdict:
     candidate = Evaluated.read(lambda name: (folder / paths.RELEASE / name).read_bytes())
     return judge(candidate, None if champion is None else Evaluated.read(gather(store, champion).read), gate)
@@ -304,7 +266,9 @@ def _message(plan: Plan, release: str, champion: str | None, verdict: Verdict) -
 
 def _record(plan: Plan, folder: Path, branch: str, message: str) -> None:
     """Commit what the run was made of and came to, on a branch; no hook runs, and no other branch or index changes."""
-    _output(["git", "add", "--", str(_PARAMS), str(plan.profile), str(DVC_LOCK), str(paths.METRICS)], folder)
+    _output(
+        ["git", "add", "--", str(PARAMS), str(plan.changed.profile_path), str(DVC_LOCK), str(paths.METRICS)], folder
+    )
     tree = _output(["git", "write-tree"], folder)
     commit = _output(["git", *_identity(), "commit-tree", tree, "-p", plan.commit, "-m", message], folder)
     _output(["git", "update-ref", f"refs/heads/{branch}", commit], folder)
@@ -321,22 +285,12 @@ def _output(command: Sequence[str], folder: Path = Path()) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _change(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected KEY=VALUE, such as train.reward_scale=2.0")
-    return key, YAML(typ="safe").load(value)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--revision", default="HEAD", help="a branch, tag or commit (HEAD)")
     parser.add_argument("--profile", help="the profile (that of params.yaml)")
-    parser.add_argument(
-        "--set", type=_change, action="append", default=[], dest="changes", metavar="KEY=VALUE",
-        help="change a parameter of params.yaml or the profile; may be repeated",
-    )  # fmt: skip
+    add_set_option(parser)
     parser.add_argument("--reason", default="by hand", help="why, for the record")
     options = parser.parse_args(arguments)
     try:

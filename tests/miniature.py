@@ -73,7 +73,7 @@ def make_project(folder: Path, models: Path) -> Path:
     (folder / "profiles").mkdir()
     YAML().dump(profile, folder / "profiles" / "mini.yaml")
     publish = {"url": "file://published", "endpoint_url": None, "signing_key": None, "trusted_keys": []}
-    retrain = YAML().load(REPOSITORY / "params.yaml")["retrain"]
+    retrain = YAML().load(REPOSITORY / "params.yaml")["retrain"] | {"schedule": None, "watch": None}
     shared = {"profile": "mini", "seed": 0, "publish": publish, "models": {"mirror": None}, "retrain": retrain}
     YAML().dump(shared, folder / "params.yaml")
     pin_sources(folder)

@@ -119,11 +119,11 @@ def _run_show(options: argparse.Namespace) -> None:
 def _run_verify(options: argparse.Namespace) -> int:
     from distar.audit.repository import Repository
     from distar.audit.verify import page_of, verify
-    from distar.params import load_params
     from distar.release.keys import load_verifier
     from distar.releasing import chosen_store
+    from distar.shared_params import load_shared
 
-    paths = [*(options.key or ()), *map(Path, load_params().root.publish.trusted_keys)]
+    paths = [*(options.key or ()), *map(Path, load_shared().publish.trusted_keys)]
     trusted = [load_verifier(path) for path in paths]
     verified = verify(chosen_store(options.store), options.release, Repository(), trusted)
     _tell(options, {**asdict(verified), "gaps": [asdict(gap) for gap in verified.gaps]}, lambda: page_of(verified))

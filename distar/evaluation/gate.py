@@ -6,6 +6,7 @@ Every rule is held against the pessimistic end of a 95 % interval, so that luck 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -90,7 +91,7 @@ class Evaluated:
             ReleaseError: a file of it is not what the stage `package` writes.
         """
         try:
-            rows = list(csv.DictReader(read(paths.SCORES.name).decode().splitlines()))
+            rows = list(csv.DictReader(io.StringIO(read(paths.SCORES.name).decode(), newline="")))
             parameters = YAML(typ="safe").load(read("params.yaml").decode())
             bill = json.loads(read(BOM))
             columns = {
@@ -156,7 +157,7 @@ class Verdict:
         """The verdict in a paragraph: every rule that failed, or that none did."""
         failed = [check.reason for check in self.checks if not check.passed]
         if failed:
-            return f"Rejected. {'; '.join(failed)}."
+            return f"Rejected: {'; '.join(failed)}."
         return f"Promoted: better than the {self.against} by every rule of the gate."
 
     @property
@@ -226,7 +227,7 @@ def judge(candidate: Evaluated, champion: Evaluated | None, params: GateParams) 
 
 def verdict_table(verdict: Verdict) -> RenderableType:
     """Show a verdict on the terminal."""
-    table = Table("figure", "candidate", verdict.against, "difference", "95 % interval", "bound", "")
+    table = Table("figure", "candidate", verdict.against, "difference", "95 % interval", "bound", "verdict")
     for check, cells in zip(verdict.checks, _rows(verdict), strict=True):
         table.add_row(*cells, style=None if check.passed else "red")
     return Group(table, verdict.summary, verdict.basis)
@@ -234,7 +235,7 @@ def verdict_table(verdict: Verdict) -> RenderableType:
 
 def verdict_markdown(verdict: Verdict) -> str:
     """Write a verdict as Markdown."""
-    header = ["figure", "candidate", verdict.against, "difference", "95 % interval", "bound", ""]
+    header = ["figure", "candidate", verdict.against, "difference", "95 % interval", "bound", "verdict"]
     lines = [header, ["---"] * len(header), *_rows(verdict)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"{verdict.summary}\n\n{table}\n\n{verdict.basis}\n"
@@ -337,10 +338,10 @@ def _check(rule: _Rule, found: _Difference) -> Check:
         return margin > 0 if rule.strict else margin >= 0
 
     passed = holds(pessimistic)
-    verb = "rose" if found.mean > 0 else "fell" if found.mean < 0 else "stayed the same,"
+    verb = "rose from" if found.mean > 0 else "fell from" if found.mean < 0 else "stayed the same:"
     doubt = "" if passed or not holds(found.mean) else ", and the interval does not exclude worse"
     reason = (
-        f"{_shown(rule.figure)} {verb} from {found.champion:.4g} to {found.candidate:.4g} "
+        f"{_shown(rule.figure)} {verb} {found.champion:.4g} to {found.candidate:.4g} "
         f"(95 % interval of the difference: {found.low:+.3g} to {found.high:+.3g}); {rule.asked}{doubt}"
     )
     return Check(rule.figure, found.candidate, found.champion, found.mean, found.low, found.high, bound, passed, reason)

@@ -16,8 +16,9 @@ from distar.errors import ParameterError
 from distar.fetching import write_pins
 from distar.hashing import pin_folder
 from distar.locking import take_lock
-from distar.params import lock_path, read_strict
+from distar.params import lock_path
 from distar.seeding import derive_seed
+from distar.shared_params import read_strict
 from distar.tiny.autoencoder import build_autoencoder
 from distar.tiny.initial_generator import build_initial_generator
 from distar.tiny.judge import build_classifier, build_matching

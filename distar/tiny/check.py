@@ -10,12 +10,13 @@ from rich.table import Table
 from torch import Tensor
 
 from distar.evaluation.sampling import Requests, draw_images, many_steps
-from distar.params import PROFILES_DIR, Profile, read_strict
+from distar.params import Profile
 from distar.rewards.attributes import Attributes
 from distar.rewards.clip import ClipReward
 from distar.rewards.clip_score import CLIPScore
 from distar.rewards.pickscore import PickScore
 from distar.seeding import derive_seed
+from distar.shared_params import PROFILES_DIR, read_strict
 from distar.tiny.annotator import utility
 from distar.tiny.dataset import Pictures, render_pictures
 from distar.tiny.world import TEMPLATES, Subject, parse_caption, split_subjects, subjects

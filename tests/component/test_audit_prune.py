@@ -29,6 +29,10 @@ publish:
   trusted_keys: []
 models:
   mirror: null
+retrain:
+  gate: {}
+  schedule: null
+  watch: null
 """
 DAYS_OLD = 40
 OLD = time.time() - DAYS_OLD * 86400

@@ -40,7 +40,7 @@ def ready(project: Path) -> Path:
     shutil.copytree(paths.INITIAL_GENERATOR, paths.GENERATOR_WEIGHTS)
     paths.METRICS.write_text(json.dumps(METRICS))
     paths.REPORTS.mkdir()
-    for file in (paths.REPORT_PAGE, paths.SAMPLE_GRID):
+    for file in (paths.REPORT_PAGE, paths.SAMPLE_GRID, paths.SCORES):
         file.touch()
     return project
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distar.errors import ModelFileError
-from distar.params import Profile, load_params, read_strict
+from distar.params import Profile, load_params
 from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.attributes import Attributes
 from distar.rewards.clip_score import CLIPScore
@@ -22,7 +22,8 @@ from distar.rewards.hpsv2 import HPSv2, read_architecture
 from distar.rewards.image_reward import ImageReward
 from distar.rewards.official import build_official
 from distar.rewards.pickscore import PickScore
-from tests.miniature import REPOSITORY, edit
+from distar.shared_params import read_strict
+from tests.miniature import REPOSITORY, edit, state_licences
 from tests.published import save_aesthetic, save_clip, save_hpsv2, save_image_reward
 
 HPS = HPSv2(kind="hpsv2", source="hf://xswu/HPSv2@0", version="2.1", antialias=True)
@@ -78,6 +79,7 @@ def test_profile_takes_the_rewards(project: Path) -> None:
     profile = Path("profiles/mini.yaml")
     for reward in (HPS, IMAGE_REWARD, AESTHETIC):
         edit(profile, "rewards", reward.kind, value=reward.model_dump())
+    state_licences(Path())
     rewards = read_strict(profile, Profile).rewards
     assert [rewards[reward.kind] for reward in (HPS, IMAGE_REWARD, AESTHETIC)] == [HPS, IMAGE_REWARD, AESTHETIC]
 

@@ -109,6 +109,15 @@ def test_where_releases_go_re_runs_publish_alone() -> None:
     assert reading == ["publish"]
 
 
+def test_what_the_gate_asks_and_when_retrains_begin_re_runs_no_stage() -> None:
+    """Margins and rules decide over what was measured; they change nothing of it."""
+    assert "retrain" in PARAMS
+    assert [name for name, stage in DVC["stages"].items() if "retrain" in str(stage["params"])] == []
+    deps = [Path(resolved(dep)) for stage in DVC["stages"].values() for dep in stage["deps"]]
+    gate = file_of("distar.evaluation.gate")
+    assert [dep for dep in deps if dep == gate or dep in gate.parents] == []
+
+
 def test_checkpoints_are_those_of_the_code_that_trains() -> None:
     deps = {dep.removeprefix("distar/") for dep in DVC["stages"]["train"]["deps"] if dep.startswith("distar/")}
     assert deps == set(CODE)

@@ -12,7 +12,8 @@ from prefect.testing.utilities import prefect_test_harness
 from ruamel.yaml import YAML
 
 from distar.errors import ParameterError
-from flows.grid import check_changes, grid
+from flows.changes import check_changes
+from flows.grid import grid
 from tests.miniature import with_pipeline
 
 PLAN = {
@@ -45,7 +46,7 @@ def test_grid_runs_every_variant_beside_the_workspace(project: Path) -> None:
     ("key", "expected"),
     [
         ("train.reward_scail", "where 'reward_scail' stands it has reward_scale"),
-        ("train.reward_scale.x", "the profile has no such parameter"),
+        ("train.reward_scale.x", "there is no such parameter"),
     ],
 )
 def test_misspelt_change_is_refused_before_the_first_run(key: str, expected: str) -> None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.testing.utilities import prefect_test_harness
 
+from distar import paths
 from distar.__main__ import STAGES
+from distar.release.releases import move, release_ids
+from distar.release.storage import open_store
 from flows.commands import CommandError, stream
-from tests.miniature import record_of, with_pipeline
+from flows.pipeline import CHAMPION, foreseen, main, stages
+from tests.miniature import git, record_of, with_pipeline
 
 
 @pytest.fixture
@@ -24,27 +33,110 @@ def dvc_project(project: Path) -> Path:
     return project
 
 
-def test_flow_runs_every_stage_and_leaves_artifacts(dvc_project: Path) -> None:
-    from prefect.artifacts import Artifact
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.sorting import TaskRunSort
+@pytest.fixture(scope="module")
+def harness() -> Iterator[None]:
+    with prefect_test_harness():
+        yield
 
-    from flows.pipeline import pipeline, stages
 
+def table(key: str) -> list[dict[str, str]]:
+    """Return the newest table of a key."""
+    artifact = Artifact.get(key)
+    assert isinstance(artifact, Artifact)
+    return json.loads(str(artifact.data))
+
+
+def test_flow_runs_every_stage_and_leaves_artifacts(dvc_project: Path, harness: None) -> None:
     order = stages()
     assert sorted(order) == sorted(STAGES)
     assert order.index("train") > order.index("reference")
     assert order[-2:] == ["package", "publish"]
-    with prefect_test_harness():
-        pipeline()
-        with get_client(sync_client=True) as client:
-            runs = client.read_task_runs(limit=200, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
-        artifacts = {key for key in ("metrics", "samples", "release") if Artifact.get(key)}
+    assert main([]) == 0
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(limit=200, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
+        (flow_run,) = client.read_flow_runs()
     assert {run.name for run in runs} >= set(STAGES)
-    assert {record_of(stage)["flow_run"] for stage in STAGES} == {str(run.flow_run_id) for run in runs}
-    assert artifacts == {"metrics", "samples", "release"}
+    assert {record_of(stage)["flow_run"] for stage in STAGES} == {str(flow_run.id)}
+    commit = git(dvc_project, "rev-parse", "--short=12", "HEAD").strip()
+    assert {*flow_run.tags} == {"profile:mini", f"commit:{commit}"}
+    assert [(row["stage"], row["done"]) for row in table("timings")] == [(stage, "ran") for stage in order]
+    assert list(table("metrics")[0]) == ["figure", "generator", "initial", "reference"]
+    assert Artifact.get("samples")
+    release = json.loads(paths.RECEIPT.read_text())["release"]
+    for key, told in {"report": paths.REPORT_PAGE.absolute().as_uri(), "release": f"Release `{release}`"}.items():
+        artifact = Artifact.get(key)
+        assert isinstance(artifact, Artifact)
+        assert told in str(artifact.data)
     status = [sys.executable, "-m", "dvc", "status", "-q"]
     assert subprocess.run(status, check=False).returncode == 0
+
+
+def test_later_stages_run_alone_and_the_champion_stands_beside_them(reproduced: Path, harness: None) -> None:
+    release = json.loads(paths.RECEIPT.read_text())["release"]
+    move(open_store("file://published"), CHAMPION, release, expected=None)
+    (reproduced / "params.yaml").write_text((reproduced / "params.yaml").read_text() + "# edited\n")
+    assert main(["--from", "evaluate"]) == 0
+    up_to_date = "nothing: up to date"
+    assert [(row["stage"], row["done"]) for row in table("timings")] == [
+        ("evaluate", up_to_date),
+        ("package", up_to_date),
+        ("publish", up_to_date),
+    ]
+    for row in table("metrics"):
+        assert row["champion"] == row["generator"]
+    with get_client(sync_client=True) as client:
+        newest = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+    assert any(tag.startswith("commit:") and tag.endswith("-dirty") for tag in newest.tags)
+    assert newest.parameters == {"first": "evaluate", "only": None, "changes": {}}
+
+
+def test_changed_parameters_run_beside_the_workspace_and_nothing_is_published(reproduced: Path, harness: None) -> None:
+    before = json.loads(paths.METRICS.read_text())
+    releases = release_ids(open_store("file://published"))
+    assert main(["--from", "train", "--set", "train.reward_scale=0.5"]) == 0
+    assert [(row["stage"], row["done"]) for row in table("timings")] == [
+        ("train", "ran"),
+        ("evaluate", "ran"),
+        ("package", "ran"),
+    ]
+    shown = {row["figure"]: row for row in table("metrics")}
+    mean = before["generator"]["rewards"]["preference"]["mean"]
+    assert shown["preference"]["generator"] != f"{mean:.4f}"
+    assert shown["preference"]["initial"] == f"{before['initial']['rewards']['preference']['mean']:.4f}"
+    assert git(reproduced, "status", "--porcelain") == ""
+    assert len(git(reproduced, "worktree", "list").splitlines()) == 1
+    assert json.loads(paths.METRICS.read_text()) == before
+    assert release_ids(open_store("file://published")) == releases
+
+
+def test_dry_run_tells_what_would_run_and_why(reproduced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(foreseen(stages(), Path()).values()) == {"up to date"}
+    assert main(["--dry-run", "--set", "prompts.train.max_prompts=2"]) == 0
+    told = {
+        words[1]: " ".join(words) for line in capsys.readouterr().out.splitlines() if len(words := line.split()) > 2
+    }
+    assert "runs, or is restored from DVC's cache: profiles/mini.yaml:" in told["prompts"]
+    assert "up to date" in told["reference"]
+    assert "runs if what it reads comes out different" in told["baseline"]
+    assert "publish" not in told
+    assert git(reproduced, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--only", "trian"], "--only: there is no stage 'trian'; dvc.yaml has "),
+        (["--from", "train", "--only", "train"], "got --from train and --only train, expected one of the two"),
+        (["--set", "train.reward_scail=1"], "profiles/mini.yaml: train.reward_scail: there is no such parameter"),
+        (["--set", "profile=maxi"], "profiles/maxi.yaml does not exist at commit"),
+        (["--only", "publish", "--set", "seed=1"], "--set publishes nothing; run `python -m flows.retrain`"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_starts(
+    reproduced: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert main(arguments) == 1
+    assert f"pipeline: ParameterError: {told}" in capsys.readouterr().err
 
 
 def test_stream_hands_over_lines_and_names_the_failure() -> None:

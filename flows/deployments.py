@@ -1,0 +1,185 @@
+"""Serve the flows from one box: on their schedules, on events, and by hand from Prefect's pages.
+
+    python -m flows.deployments serve --dry-run
+    python -m flows.deployments serve
+    python -m flows.deployments notify --block slack-webhook/on-call
+
+When each begins by itself stands in params.yaml, `retrain.schedule` and `retrain.watch`. A team that has work pools
+deploys the same three from prefect.yaml. See docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+from prefect import serve
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events import DeploymentEventTrigger, EventTrigger, Posture, ResourceSpecification
+from prefect.events.actions import SendNotification
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron, Interval, Schedule
+from rich.console import Console
+from rich.table import Table
+
+from distar.errors import DistarError, ParameterError
+from distar.release.storage import open_store
+from distar.shared_params import PARAMS_PATH, RootParams, ScheduleParams, load_shared
+from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED, check_server
+from flows.pipeline import pipeline
+from flows.retrain import retrain
+from flows.watch import watch
+
+_GPU_LIMIT = "gpu"
+_SECONDS_BETWEEN_LOOKS = 2.0  # Prefect looks for runs every ten seconds, and an event should be answered sooner
+_NOTIFICATIONS = "distar-notifications"
+_ALARMS = ("prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Rejected")
+
+
+def deployments(shared: RootParams, store: str | None) -> list[RunnerDeployment]:
+    """Describe what is served.
+
+    Args:
+        shared: when each begins by itself.
+        store: the URL of the store to publish to, if not that of params.yaml; it is in the S3 that the environment
+            names.
+
+    Raises:
+        ParameterError: a schedule or the store's URL is not understood.
+    """
+    schedule, watched = shared.retrain.schedule, shared.retrain.watch
+    changes: dict[str, Any] = {}
+    if store is not None:
+        open_store(store)
+        changes = {"changes": {"publish.url": store, "publish.endpoint_url": None}}
+    watching = {"prompts": watched.prompts, "margin": watched.margin} if watched else {}
+    described = [
+        retrain.to_deployment(
+            "retrain",
+            description="Train at the last commit; promote what passes the gate.",
+            schedules=[_cron(schedule)] if schedule else [],
+            triggers=[_on(PROMPTSET_PUBLISHED), _on(REWARD_REGRESSED)],
+            parameters=changes,
+        ),
+        watch.to_deployment(
+            "watch",
+            description="Score the champion; tell if its reward fell.",
+            schedules=[Interval(watched.interval_seconds)] if watched else [],
+            parameters=watching | ({"store": store} if store else {}),
+        ),
+        pipeline.to_deployment("pipeline", description="Bring the workspace up to date, by hand."),
+    ]
+    return cast(
+        "list[RunnerDeployment]", described
+    )  # each is a coroutine where there is an event loop, and here is none
+
+
+def serve_all(shared: RootParams, store: str | None) -> None:
+    """Serve until the process is ended; schedules pause then, so that no runs pile up.
+
+    Raises:
+        ParameterError: as `deployments`; or there is no server.
+    """
+    served = deployments(shared, store)
+    check_server()
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(_GPU_LIMIT, 1)
+    serve(*served, query_seconds=_SECONDS_BETWEEN_LOOKS)
+
+
+def notify(block: str) -> None:
+    """Have failed and rejected runs, and falls of the reward, told through a notification block, `TYPE/NAME`.
+
+    Raises:
+        ParameterError: there is no such block, or no server.
+    """
+    kind, _, name = block.partition("/")
+    check_server()
+    try:
+        with get_client(sync_client=True) as client:
+            document = client.read_block_document_by_name(name, kind)
+    except ObjectNotFound:
+        raise ParameterError(
+            f"--block: there is no block {block!r}, TYPE/NAME; `prefect block ls` lists those that are; make one "
+            "on Prefect's page Blocks"
+        ) from None
+    flows = [flow.name for flow in (retrain, watch, pipeline)]
+    told = SendNotification(
+        block_document_id=document.id,
+        subject="distar: {{ event.event }}",
+        body="{{ event.event }}\n{{ event.resource.name }}\n{{ event.payload }}",
+    )
+    of_our_flows = {"prefect.resource.role": "flow", "prefect.resource.name": flows}
+    alarms = {*_ALARMS, REWARD_REGRESSED}
+    trigger = EventTrigger(expect=alarms, match_related=ResourceSpecification(of_our_flows), posture=Posture.Reactive)
+    automation = Automation(name=_NOTIFICATIONS, trigger=trigger, actions=[told])
+    try:
+        automation.id = cast("Automation", Automation.read(name=_NOTIFICATIONS)).id
+    except ValueError:
+        automation.create()
+    else:
+        automation.update()
+
+
+def _cron(params: ScheduleParams) -> Schedule:
+    chosen = {"reason": "on schedule", "jitter_seconds": params.jitter_seconds}
+    try:
+        return Cron(params.cron, timezone=params.timezone, parameters=chosen)
+    except ValueError as error:
+        raise ParameterError(
+            f"{PARAMS_PATH}: retrain.schedule.cron: got {params.cron!r}; expected minute, hour, day of the month, "
+            f'month and day of the week, such as "0 3 * * 1" ({error})'
+        ) from error
+
+
+def _on(event: str) -> DeploymentEventTrigger:
+    reason = {"__prefect_kind": "jinja", "template": "{{ event.event }}: {{ event.resource.id }}"}
+    return DeploymentEventTrigger(name=f"retrain on {event}", expect={event}, parameters={"reason": reason})
+
+
+def _table(served: Sequence[RunnerDeployment]) -> Table:
+    rows = Table("deployment", "begins", "parameters")
+    for one in served:
+        schedules = [_told(entry.schedule) for entry in one.schedules or []]
+        events = [f"on {name}" for trigger in one.triggers for name in getattr(trigger, "expect", ())]
+        parameters = "\n".join(f"{name}: {value}" for name, value in one.parameters.items())
+        rows.add_row(one.full_name, "\n".join([*schedules, *events, "by hand"]), parameters)
+    return rows
+
+
+def _told(schedule: Any) -> str:
+    if isinstance(schedule, CronSchedule):
+        return f"at {schedule.cron} {schedule.timezone}"
+    return f"every {schedule.interval}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serving = commands.add_parser("serve", help="serve retrain, watch and pipeline from this process")
+    serving.add_argument("--store", metavar="URL", help="publish there, not to the store of params.yaml")
+    serving.add_argument("--dry-run", action="store_true", help="check the parameters, and show what would be served")
+    notifying = commands.add_parser("notify", help="tell failures through a notification block")
+    notifying.add_argument("--block", required=True, metavar="TYPE/NAME", help="as `prefect block ls` lists it")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "notify":
+            notify(options.block)
+        elif options.dry_run:
+            Console().print(_table(deployments(load_shared(), options.store)))
+        else:
+            serve_all(load_shared(), options.store)
+    except DistarError as error:
+        print(f"deployments: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Announce that a prompt set was published; the served retrain begins when it hears of it.
+
+    python -m flows.promptset recent-captions
+
+The set itself is a file below prompts/ that the profile names. Commit it first: a retrain reads commits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+from collections.abc import Sequence
+
+from prefect.events import Event, Resource, get_events_client
+
+from distar.errors import DistarError, ParameterError
+from flows.events import PROMPTSET_PUBLISHED, check_server
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def announce(name: str) -> None:
+    """Tell the Prefect server that a prompt set was published; return when it knows.
+
+    Raises:
+        ParameterError: this cannot be a prompt set's name, or there is no server.
+    """
+    if not _NAME.fullmatch(name):
+        raise ParameterError(f"got the name {name!r}; expected letters, digits, dots, hyphens and underscores")
+    check_server()
+    resource = Resource({"prefect.resource.id": f"distar.promptset.{name}", "prefect.resource.name": name})
+
+    async def emit() -> None:
+        async with get_events_client() as client:
+            await client.emit(Event(event=PROMPTSET_PUBLISHED, resource=resource))
+
+    asyncio.run(emit())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Announce from the command line; return the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="the prompt set's name")
+    options = parser.parse_args(arguments)
+    try:
+        announce(options.name)
+    except DistarError as error:
+        print(f"promptset: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

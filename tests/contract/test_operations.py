@@ -1,0 +1,131 @@
+"""What the Makefile, the image, the compose file and prefect.yaml start exists, and is what the flows serve."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import prefect
+import pytest
+import yaml
+from prefect.cli.deploy._config import _load_deploy_configs_and_actions
+from rich.console import Console
+
+from distar.shared_params import load_shared
+from flows.deployments import deployments, main
+from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED
+from tests.miniature import REPOSITORY
+
+MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+COMPOSE = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))
+OF_THE_SYSTEM = {"tini", "git", "apt-get", "install", "groupadd", "useradd", "sh", "rm", "touch", "uv"}
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Return every command that starts something, with the file that it stands in."""
+    for line in MAKEFILE.splitlines():
+        if line.startswith("\t") and "$(" not in line:
+            yield "Makefile", shlex.split(line.strip().lstrip("@").removeprefix("exec "))
+    for line in DOCKERFILE.splitlines():
+        keyword, _, rest = line.partition(" ")
+        if keyword in ("CMD", "ENTRYPOINT"):
+            yield "Dockerfile", json.loads(rest)
+        if keyword == "RUN":
+            yield from (("Dockerfile", shlex.split(part)) for part in rest.split("&&"))
+    for service in COMPOSE["services"].values():
+        yield "compose.yaml", service["command"]
+        if "healthcheck" in service:
+            yield "compose.yaml", service["healthcheck"]["test"][1:]
+
+
+@pytest.mark.parametrize(
+    ("file", "words"), list(commands()), ids=lambda value: value if isinstance(value, str) else value[0]
+)
+def test_command_exists(file: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    del file
+    monkeypatch.chdir(REPOSITORY)
+    program, *arguments = words
+    if program == "python" and arguments[0] == "-m":
+        assert find_spec(arguments[1])
+        if arguments[1] == "flows.deployments":
+            assert main([*arguments[2:], "--dry-run"]) == 0
+    elif program == "python":
+        compile(arguments[1], program, "exec")
+    elif program not in OF_THE_SYSTEM:
+        assert shutil.which(Path(program).name, path=Path(sys.executable).parent), words
+
+
+def test_packages_of_the_image_are_the_locked_ones() -> None:
+    last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert re.search(r"^ARG PYTHON=python:3\.11\.\d+-slim-\w+$", DOCKERFILE, re.MULTILINE)
+    assert "--no-deps --require-hashes -r requirements/lock.txt" in DOCKERFILE
+    assert "build-essential" not in last_stage
+    assert "pip install" not in last_stage
+    assert re.search(r"^USER [1-9]", last_stage, re.MULTILINE)
+
+
+def test_every_service_of_the_compose_file_runs_the_image_and_listens_on_the_loopback_alone() -> None:
+    for service in COMPOSE["services"].values():
+        assert service["image"] == "distar:0.1.0"
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    text = (REPOSITORY / "compose.yaml").read_text(encoding="utf-8")
+    assert "SECRET" not in text, "credentials stand in the file that env_file names"
+
+
+@pytest.fixture(scope="module")
+def of_teams() -> list[dict[str, Any]]:
+    told = StringIO()
+    configured, actions = _load_deploy_configs_and_actions(REPOSITORY / "prefect.yaml", console=Console(file=told))
+    assert told.getvalue() == ""
+    assert [list(step) for step in actions["pull"]] == [["prefect.deployments.steps.set_working_directory"]]
+    return configured
+
+
+def test_teams_deploy_what_one_box_serves(of_teams: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    served = {one.name: one for one in deployments(load_shared(), None)}
+    names = [f"{name}{pool}" for pool in ("", "-docker", "-kubernetes") for name in served]
+    assert [one["name"] for one in of_teams] == names
+    for one in of_teams:
+        same = served[one["name"].partition("-")[0]]
+        assert one["description"] == same.description
+        assert one["entrypoint"] == same.entrypoint
+        path, _, function = one["entrypoint"].partition(":")
+        flow = getattr(import_module(path.removesuffix(".py").replace("/", ".")), function)
+        given = [one, *one["schedules"], *one.get("triggers", [])]
+        names = {name for entry in given for name in entry.get("parameters", {})}
+        assert names <= set(inspect.signature(flow.fn).parameters)
+
+
+def test_teams_retrain_on_the_projects_events(of_teams: list[dict[str, Any]]) -> None:
+    for one in of_teams:
+        events = [event for trigger in one.get("triggers", []) for event in trigger["expect"]]
+        assert events == ([PROMPTSET_PUBLISHED, REWARD_REGRESSED] if one["name"].startswith("retrain") else [])
+
+
+def test_job_variables_are_those_of_the_pools(of_teams: list[dict[str, Any]]) -> None:
+    known = Path(prefect.__file__).parent / "server" / "api" / "collections_data" / "views"
+    templates = {
+        kind: worker["default_base_job_configuration"]
+        for collection in json.loads((known / "aggregate-worker-metadata.json").read_text(encoding="utf-8")).values()
+        for kind, worker in collection.items()
+    }
+    templates["kubernetes"] = json.loads((REPOSITORY / "deploy" / "kubernetes.json").read_text(encoding="utf-8"))
+    for one in of_teams:
+        pool = one["work_pool"]
+        kind = pool["name"].removeprefix("distar-")
+        assert set(pool["job_variables"]) <= set(templates[kind]["variables"]["properties"])
+    for template in templates["kubernetes"], templates["docker"]:
+        used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+        assert used == set(template["variables"]["properties"])

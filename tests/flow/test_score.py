@@ -1,0 +1,51 @@
+"""`distar score` on a project that was run: the release's own figures again, and other prompts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.miniature import edit
+
+
+def scored(*arguments: str, status: int = 0) -> Any:
+    command = [sys.executable, "-m", "distar", "score", *arguments, "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == status, result.stdout + result.stderr
+    return json.loads(result.stdout) if status == 0 else result.stderr
+
+
+def test_a_release_scores_as_it_was_evaluated(reproduced: Path) -> None:
+    shutil.rmtree("outputs/reference")  # all that draws is in the release
+    shutil.rmtree("outputs/embeddings")
+    found = scored("outputs/release")
+    stated = json.loads((reproduced / "metrics.json").read_text())["generator"]
+    assert found["released"] == stated["rewards"]
+    for name, figures in stated["rewards"].items():
+        assert found["scores"][name] == pytest.approx(figures, rel=1e-4)
+    assert found["scores"]["judge"]["mean"] == pytest.approx(stated["judge_accuracy"])
+    assert (found["num_prompts"], found["prompts"], found["compare_by"]) == (7, None, "preference")
+
+
+def test_other_prompts_and_another_reward_are_told(reproduced: Path) -> None:
+    Path("new.txt").write_text("a teal moon on sand\n\na red star on sand\n")
+    edit(reproduced / "profiles" / "mini.yaml", "evaluate", "rewards", value=["preference"])
+    edit(reproduced / "outputs" / "release" / "params.yaml", "rewards", "preference", "source", value="file://other")
+    found = scored("outputs/release", "--prompts", "new.txt")
+    assert (found["num_prompts"], found["prompts"]) == (2, "new.txt")
+    assert set(found["scores"]) == {"preference", "judge"}
+    assert "preference" not in found["released"]  # another reward's figures are nothing to compare with
+
+
+def test_what_cannot_be_scored_is_refused(reproduced: Path) -> None:
+    (reproduced / "empty.txt").write_text("\n")
+    assert "ReleaseError: outputs/params.yaml does not exist" in scored("outputs", status=1)
+    assert "PromptError: empty.txt holds no prompt" in scored("outputs/release", "--prompts", "empty.txt", status=1)
+    edit(reproduced / "outputs" / "release" / "params.yaml", "reference", "family", value="unheard")
+    assert "is not understood by this version" in scored("outputs/release", status=1)
