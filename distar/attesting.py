@@ -9,6 +9,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from distar import paths
+from distar.errors import ReleaseError
 from distar.fetching import pins_of, read_pins
 from distar.hashing import pin_file
 from distar.lineage.pipeline import DVC_LOCK
@@ -29,6 +30,9 @@ def state_provenance(folder: Path) -> Statement:
     """
     content = read_manifest(folder)
     files = parse_manifest(content, str(folder / MANIFEST))
+    for name in ("params.yaml", paths.PROMPTS_CARD.name):
+        if name not in files:
+            raise ReleaseError(f"{folder} has no {name}, of which provenance is made; run `dvc repro -f package`")
     yaml = YAML(typ="safe")
     stages = yaml.load(DVC_LOCK)["stages"] if DVC_LOCK.exists() else {}  # stages run by hand, which the audit tells
     digest = digest_of_pins({**files, MANIFEST: pin_file(folder / MANIFEST)})["sha256"]

@@ -40,7 +40,7 @@ def diff(a: Evidence, b: Evidence) -> Diff:
     Raises:
         ReleaseError: nothing is stated of one of them, or its metrics are damaged.
     """
-    ours, theirs = _parameters(a), _parameters(b)
+    ours, theirs = a.stated.all_parameters, b.stated.all_parameters
     metrics_a, metrics_b = (dict(_figures(json.loads(each.read(paths.METRICS.name)))) for each in (a, b))
     return Diff(
         a.release,
@@ -84,14 +84,8 @@ def page_of(found: Diff, a: Evidence, b: Evidence) -> Page:
     )
 
 
-def _parameters(evidence: Evidence) -> dict[str, Any]:
-    external = evidence.statement["predicate"]["buildDefinition"]["externalParameters"]
-    return {"profile": external["profile"], "seed": external["seed"], **external["parameters"]}
-
-
 def _materials(evidence: Evidence) -> dict[str, str]:
-    entries = evidence.statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-    return {entry["name"]: next(iter(entry["digest"].values())) for entry in entries}
+    return {entry["name"]: next(iter(entry["digest"].values())) for entry in evidence.stated.materials}
 
 
 def _changes(a: dict[str, str], b: dict[str, str]) -> list[Change]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from distar.errors import ReleaseError, SigningError
 from distar.fetching.source import FileMissingError
-from distar.lineage.provenance import PREDICATE_TYPE, Statement
+from distar.lineage.provenance import Statement
+from distar.lineage.stated import Stated
 from distar.release.releases import alias_names, find, read_alias, read_release, release_ids
 from distar.release.signing import ENVELOPE_SUFFIX, envelope_from_bytes
 from distar.release.storage import Store
@@ -20,10 +21,11 @@ _SHA256 = re.compile("[0-9a-f]{8,64}")
 
 @dataclass(frozen=True)
 class Attested:
-    """A statement as it is attached to a release, and the keys that claim to have signed it."""
+    """A statement as it is attached to a release, what it says, and the keys that claim to have signed it."""
 
     name: str
     statement: Statement
+    stated: Stated
     keyids: list[str]
 
 
@@ -39,7 +41,7 @@ class Evidence:
     """Those that can be read, the signed and the newest first."""
 
     @property
-    def statement(self) -> Statement:
+    def best(self) -> Attested:
         """The statement to go by.
 
         Raises:
@@ -50,7 +52,12 @@ class Evidence:
                 f"{self.store.url}: nothing is stated of how release {self.release} was made; publish it again "
                 "from the project that made it"
             )
-        return self.attested[0].statement
+        return self.attested[0]
+
+    @property
+    def stated(self) -> Stated:
+        """What the statement to go by says; raises as `best`."""
+        return self.best.stated
 
     def read(self, path: str) -> bytes:
         """Read one file of the release, and check it.
@@ -122,13 +129,8 @@ def _attested(store: Store, release: str) -> list[Attested]:
             continue
         try:
             envelope = envelope_from_bytes(document.content, name)
-        except SigningError:
-            continue  # `audit verify` names it: check_signatures reads it too
-        statement = json.loads(envelope.payload)
-        if statement.get("predicateType") == PREDICATE_TYPE:
-            found.append(Attested(name, statement, list(envelope.signatures)))
-    return sorted(found, key=lambda one: (bool(one.keyids), _finished(one.statement)), reverse=True)
-
-
-def _finished(statement: Statement) -> str:
-    return statement["predicate"]["runDetails"]["metadata"].get("finishedOn", "")
+            statement = json.loads(envelope.payload)
+            found.append(Attested(name, statement, Stated.read(statement), list(envelope.signatures)))
+        except (SigningError, ReleaseError):
+            continue  # of another kind, or damaged, which `audit verify` names: check_signatures reads it too
+    return sorted(found, key=lambda one: (bool(one.keyids), one.stated.ended), reverse=True)

@@ -19,7 +19,7 @@ def export_events(evidence: Evidence, target: str) -> str:
     """
     from distar.lineage.exports.openlineage import emit, events_of
 
-    events = events_of(evidence.statement)
+    events = events_of(evidence.best.statement)
     emit(events, target)
     return f"{target}: {len(events)} events of release {evidence.release}"
 
@@ -32,7 +32,7 @@ def export_crate(evidence: Evidence, folder: Path) -> str:
     """
     from distar.lineage.exports.ro_crate import write_crate
 
-    statement = evidence.statement
+    statement = evidence.best.statement
     with _downloaded(evidence, folder.absolute().parent) as release:  # beside it, so that files can be hard links
         write_crate(release, statement, folder)
     return f"{folder}: a Workflow Run RO-Crate of release {evidence.release}"
@@ -47,7 +47,7 @@ def export_run(evidence: Evidence, tracking_uri: str, experiment: str) -> str:
     from distar.lineage.exports.mlflow import log_release
 
     with _downloaded(evidence, None) as release:
-        run = log_release(evidence.statement, release, tracking_uri, experiment)
+        run = log_release(evidence.best.statement, release, tracking_uri, experiment)
     return f"{tracking_uri}: run {run} of experiment {experiment} is release {evidence.release}"
 
 

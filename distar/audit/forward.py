@@ -68,8 +68,8 @@ def forward(store: Store, role: Role, sha256: str, repository: Repository) -> Ma
         sha256,
         store.url,
         [
-            MadeRelease(evidence.release, evidence.aliases, _finished(evidence), materials)
-            for evidence, materials in sorted(hit, key=lambda pair: _finished(pair[0]))
+            MadeRelease(evidence.release, evidence.aliases, evidence.stated.ended, materials)
+            for evidence, materials in sorted(hit, key=lambda pair: pair[0].stated.ended)
         ],
         [
             MadeCommit(commit, repository.refs_of(commit), md5)
@@ -110,16 +110,13 @@ def page_of(made: Made) -> Page:
 def _materials(evidence: Evidence, role: Role, sha256: str) -> list[dict[str, Any]]:
     return [
         entry
-        for entry in evidence.statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        for entry in evidence.stated.materials
         if entry["name"].split("/")[0] in _ROLES[role] and entry["digest"].get("sha256", "").startswith(sha256)
     ]
 
 
 def _md5s(evidence: Evidence, role: Role) -> list[str]:
     """Return DVC's hashes of what the stage of this role gave, as the release's dvc.lock has them."""
-    lock = evidence.statement["predicate"]["buildDefinition"]["internalParameters"]["dvc_lock"]
-    return [out["md5"] for out in lock.get(_STAGES[role], {}).get("outs", ()) if out.get("nfiles", 1)]
-
-
-def _finished(evidence: Evidence) -> str:
-    return evidence.statement["predicate"]["runDetails"]["metadata"].get("finishedOn", "")
+    return [
+        out["md5"] for out in evidence.stated.dvc_lock.get(_STAGES[role], {}).get("outs", ()) if out.get("nfiles", 1)
+    ]

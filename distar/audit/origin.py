@@ -10,8 +10,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from distar.audit.repository import Repository
-from distar.lineage.provenance import Statement
 from distar.lineage.secrets import without_secrets
+from distar.lineage.stated import Stated
 from distar.paths import RELEASE
 
 
@@ -35,13 +35,13 @@ class Origin:
     """Commits whose dvc.lock names the release as the output of `package`."""
 
 
-def find_origin(statement: Statement, repository: Repository) -> Origin:
+def find_origin(stated: Stated, repository: Repository) -> Origin:
     """Look for the commit that holds all that the runs read from git.
 
     Parameters are often edited, run, and committed together with dvc.lock: then the runs' own commit differs, and the
     one that recorded their result does not.
     """
-    runs, lock = _internal(statement)["runs"], _internal(statement)["dvc_lock"]
+    runs, lock = stated.runs, stated.dvc_lock
     ran_at = list(dict.fromkeys(run["git"]["commit"] for run in reversed(runs) if run["git"]))
     recorded_by = repository.commits_with(release_md5(lock)) if "package" in lock else []
     candidates = [commit for commit in dict.fromkeys([*ran_at, *recorded_by]) if repository.has(commit)]
@@ -121,7 +121,3 @@ def _at(content: Any, key: str) -> Any:
     for part in key.split("."):
         content = content.get(part, {}) if isinstance(content, Mapping) else {}
     return content
-
-
-def _internal(statement: Statement) -> dict[str, Any]:
-    return statement["predicate"]["buildDefinition"]["internalParameters"]

@@ -148,11 +148,8 @@ def _experiments(limit: float) -> Iterator[Stale]:
 def _released() -> set[bytes]:
     """Return DVC's hashes of all published releases."""
     params = read_strict(PARAMS_PATH, RootParams).publish
-    locks = [
-        evidence.statement["predicate"]["buildDefinition"]["internalParameters"]["dvc_lock"]
-        for evidence in gather_all(open_store(params.url, params.endpoint_url))
-        if evidence.attested
-    ]
+    everything = gather_all(open_store(params.url, params.endpoint_url))
+    locks = [evidence.stated.dvc_lock for evidence in everything if evidence.attested]
     return {release_md5(lock).encode() for lock in locks if "package" in lock}
 
 

@@ -75,7 +75,7 @@ def reproduce(evidence: Evidence, repository: Repository) -> Reproduced:
     Raises:
         ReleaseError: no commit here holds all that the release was made from, or a stage failed.
     """
-    origin = find_origin(evidence.statement, repository)
+    origin = find_origin(evidence.stated, repository)
     if origin.commit is None or origin.differences:
         differing = ", ".join(one.what for one in origin.differences[:5]) or "its commits are not here"
         raise ReleaseError(
@@ -89,9 +89,7 @@ def reproduce(evidence: Evidence, repository: Repository) -> Reproduced:
         files = json.loads(content)["files"]
         device = _device(_newest_record(folder / "runs" / "train"))
         metrics = list(_compared(json.loads(evidence.read(paths.METRICS.name)), release / paths.METRICS.name))
-    runs = {
-        run["stage"]: run for run in evidence.statement["predicate"]["buildDefinition"]["internalParameters"]["runs"]
-    }
+    runs = {run["stage"]: run for run in evidence.stated.runs}
     got, original = hashlib.sha256(content).hexdigest(), _device(runs.get("train"))
     environment = list(_environment_differences(runs))
     bitwise = device == original and not environment

@@ -40,22 +40,21 @@ def show(evidence: Evidence, repository: Repository) -> Shown:
     Raises:
         ReleaseError: nothing is stated of it, or its metrics are damaged.
     """
-    definition = evidence.statement["predicate"]["buildDefinition"]
-    external, internal = definition["externalParameters"], definition["internalParameters"]
+    stated = evidence.stated
     return Shown(
         release=evidence.release,
         store=evidence.store.url,
         aliases=evidence.aliases,
         files=evidence.files,
-        origin=find_origin(evidence.statement, repository),
-        profile=external["profile"],
-        seed=external["seed"],
-        parameters=external["parameters"],
-        materials=definition["resolvedDependencies"],
-        runs=internal["runs"],
-        unrecorded=internal["unrecorded"],
+        origin=find_origin(stated, repository),
+        profile=stated.profile,
+        seed=stated.seed,
+        parameters=stated.parameters,
+        materials=stated.materials,
+        runs=stated.runs,
+        unrecorded=stated.unrecorded,
         metrics=json.loads(evidence.read(paths.METRICS.name)),
-        signed_by=evidence.attested[0].keyids,
+        signed_by=evidence.best.keyids,
     )
 
 

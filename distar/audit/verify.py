@@ -127,11 +127,9 @@ def _signature(finding: Finding, keys_are_trusted: bool) -> Check:
 
 
 def _statement(evidence: Evidence, repository: Repository) -> Iterator[Check]:
-    definition = evidence.statement["predicate"]["buildDefinition"]
-    external, internal = definition["externalParameters"], definition["internalParameters"]
     yield from _subjects(evidence)
-    yield from _parameters(evidence, external, internal)
-    for stage in internal["unrecorded"]:
+    yield from _parameters(evidence)
+    for stage in evidence.stated.unrecorded:
         yield Check(
             f"record of {stage}", "gap", "there is none: the stage ran elsewhere, and its record was not brought"
         )
@@ -139,7 +137,7 @@ def _statement(evidence: Evidence, repository: Repository) -> Iterator[Check]:
 
 
 def _subjects(evidence: Evidence) -> Iterator[Check]:
-    subjects = {one["name"]: one["digest"]["sha256"] for one in evidence.statement["subject"]}
+    subjects = evidence.stated.files
     expected = {MANIFEST_SUBJECT: evidence.release} | {name: pin["sha256"] for name, pin in evidence.files.items()}
     if subjects == expected:
         yield Check("subject", "holds", "the provenance is about this very release")
@@ -149,10 +147,10 @@ def _subjects(evidence: Evidence) -> Iterator[Check]:
             yield Check(f"subject {name}", "gap", detail)
 
 
-def _parameters(evidence: Evidence, external: dict[str, Any], internal: dict[str, Any]) -> Iterator[Check]:
+def _parameters(evidence: Evidence) -> Iterator[Check]:
     """Compare what is stated with the release's params.yaml, with each run's own and with dvc.lock's."""
-    stated = {"profile": external["profile"], "seed": external["seed"], **external["parameters"]}
-    profile = f"profiles/{external['profile']}.yaml"
+    stated = evidence.stated.all_parameters
+    profile = f"profiles/{evidence.stated.profile}.yaml"
     gaps = []
     try:
         packaged = without_secrets(YAML(typ="safe").load(evidence.read("params.yaml")))
@@ -160,8 +158,8 @@ def _parameters(evidence: Evidence, external: dict[str, Any], internal: dict[str
         packaged = stated  # that the file is damaged is said already
     for name, mine, other in parameter_differences(stated, packaged):
         gaps.append(("the release's params.yaml", name, mine, other))
-    sources = {f"the run of {run['stage']}": run["parameters"] for run in internal["runs"]}
-    sources |= {f"dvc.lock, {name}": stage.get("params", {}) for name, stage in internal["dvc_lock"].items()}
+    sources = {f"the run of {run['stage']}": run["parameters"] for run in evidence.stated.runs}
+    sources |= {f"dvc.lock, {name}": stage.get("params", {}) for name, stage in evidence.stated.dvc_lock.items()}
     for source, files in sources.items():
         for path, values in files.items():
             for key, value in values.items():
@@ -176,7 +174,7 @@ def _parameters(evidence: Evidence, external: dict[str, Any], internal: dict[str
 
 
 def _origin(evidence: Evidence, repository: Repository) -> Iterator[Check]:
-    origin = find_origin(evidence.statement, repository)
+    origin = find_origin(evidence.stated, repository)
     for commit in origin.missing:
         yield Check("commit", "gap", f"{commit} is not in this repository; fetch it, or ask who has it")
     if origin.commit is None:

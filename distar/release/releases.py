@@ -111,7 +111,7 @@ def release_ids(store: Store) -> list[str]:
 
 def alias_names(store: Store) -> list[str]:
     """Return the names of all aliases in a store."""
-    return [_stem(name) for name in store.names("aliases/")]
+    return [_stem(name) for name in store.names("aliases/") if name.endswith(".json")]
 
 
 def find(store: Store, text: str) -> str:

@@ -217,6 +217,7 @@ def test_styles_and_fid_reach_metrics_and_report(prepared: Path, inception: Path
     set_labels(*HPSV2_STYLES)
     edit(PROFILE, "evaluate", "protocol", value="hpsv2")
     edit(PROFILE, "evaluate", "fid", value={"statistics": "file://real.npz", "inception": "file://inception.pth"})
+    state_licences(Path())
     place_fid(paths.FID, inception, **real_statistics(inception, pictures(1, 16)))
     for stage in ("baseline", "train", "evaluate"):
         assert main([stage]) == 0, stage

@@ -84,7 +84,7 @@ def test_what_is_no_statement_of_a_recorded_release_is_refused(export: str, rele
             case "mlflow":
                 return log_release(statement, released.folder, f"sqlite:///{tmp_path}/mlflow.db", "releases")
 
-    with pytest.raises(ReleaseError, match="buildType"):
+    with pytest.raises(ReleaseError, match="not one of a release"):
         exported({"_type": "https://in-toto.io/Statement/v1", "predicate": {}})
     released.statement["predicate"]["buildDefinition"]["internalParameters"]["runs"] = []
     with pytest.raises(ReleaseError, match="no recorded run"):
@@ -550,7 +550,7 @@ def test_a_release_is_one_run_with_its_figures_and_files(
     files = {entry.path for entry in client.list_artifacts(run_id)}
     assert files == {
         "LICENCES.md", "README.md", "bom.cdx.json", "card.json", "index.html", "manifest.json", "metrics.json",
-        "model_index.json", "params.yaml", "samples.png", "statement.json",
+        "model_index.json", "params.yaml", "samples.png", "scores.csv", "statement.json",
     }  # fmt: skip
     assert json.loads(Path(client.download_artifacts(run_id, "statement.json")).read_text()) == released.statement
 

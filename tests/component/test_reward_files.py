@@ -23,7 +23,7 @@ from distar.rewards.image_reward import ImageReward
 from distar.rewards.official import build_official
 from distar.rewards.pickscore import PickScore
 from distar.shared_params import read_strict
-from tests.miniature import REPOSITORY, edit
+from tests.miniature import REPOSITORY, edit, state_licences
 from tests.published import save_aesthetic, save_clip, save_hpsv2, save_image_reward
 
 HPS = HPSv2(kind="hpsv2", source="hf://xswu/HPSv2@0", version="2.1", antialias=True)
@@ -79,6 +79,7 @@ def test_profile_takes_the_rewards(project: Path) -> None:
     profile = Path("profiles/mini.yaml")
     for reward in (HPS, IMAGE_REWARD, AESTHETIC):
         edit(profile, "rewards", reward.kind, value=reward.model_dump())
+    state_licences(Path())
     rewards = read_strict(profile, Profile).rewards
     assert [rewards[reward.kind] for reward in (HPS, IMAGE_REWARD, AESTHETIC)] == [HPS, IMAGE_REWARD, AESTHETIC]
 

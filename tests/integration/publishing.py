@@ -92,6 +92,9 @@ def move_it(task: Task) -> str:
 
 def _opened(task: Task) -> Store:
     os.environ.update(task.environment)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # the tests' own process may ignore it, as a background job
     store = open_store(task.url)
     if _begin:
         _begin[0].wait()

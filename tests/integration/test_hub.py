@@ -308,8 +308,11 @@ def test_two_processes_download_a_file_once(hub: Hub) -> None:
 
 
 def test_ctrl_c_ends_a_download_at_once(hub: Hub) -> None:
+    def heed() -> None:  # a shell's background jobs ignore Ctrl-C, and what they start inherits that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     hub.seconds_a_chunk = 1.0  # the whole would take 46 s
-    with start(hub) as process:
+    with start(hub, preexec_fn=heed) as process:
         wait_for_bytes(100_000)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) != 0

@@ -58,6 +58,7 @@ FILES = {
     "copy/README.md": b"# A release",
     "empty.txt": b"",
 }
+PACKAGED = {**FILES, "params.yaml": b"profile: mini\nseed: 0\n", "card.json": b"{}"}  # what provenance is made of
 NUM_BLOBS = len(set(FILES.values()))
 
 
@@ -641,7 +642,7 @@ def test_a_store_that_may_not_be_written_is_told(tmp_path: Path, folder: Path) -
 
 @pytest.fixture
 def packaged(project: Path) -> Path:
-    return make_release(project / "outputs" / "release", FILES)
+    return make_release(project / "outputs" / "release", PACKAGED)
 
 
 @pytest.fixture(params=["folder", "S3"])
@@ -673,7 +674,7 @@ def test_the_commands_from_publish_to_verify(packaged: Path, capsys: pytest.Capt
     listed = data("list")
     assert isinstance(listed, list)
     assert {one["release"]: one["aliases"] for one in listed} == {release_id: [], second: ["latest"]}
-    assert {one["num_files"] for one in listed} == {len(FILES)}
+    assert {one["num_files"] for one in listed} == {len(PACKAGED)}
     assert release_id[:16] in run("list")
 
     assert data("promote", release_id[:10], "production", "--expect", "none") == {

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distar.errors import DistarError, StorageError
-from distar.lineage.exports.stated import Stated, commit_of, flattened
 from distar.lineage.provenance import Statement
 from distar.lineage.secrets import without_secrets
+from distar.lineage.stated import Stated, commit_of, flattened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +39,7 @@ def log_release(statement: Statement, release_folder: Path, tracking_uri: str, e
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    stated = Stated.read(statement)
+    stated = Stated.read_with_runs(statement)
     files = stated.files_in(release_folder)
     try:
         client = MlflowClient(tracking_uri)

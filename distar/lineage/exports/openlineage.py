@@ -24,10 +24,10 @@ from openlineage.client.transport.http import ApiKeyTokenProvider, HttpConfig, H
 from requests import HTTPError, RequestException
 
 from distar.errors import StorageError
-from distar.lineage.exports.stated import Stated, commit_of, repository_of
 from distar.lineage.provenance import Statement
 from distar.lineage.runs import Record
 from distar.lineage.secrets import without_secrets
+from distar.lineage.stated import Stated, commit_of, repository_of
 
 NAMESPACE = "distar"
 PRODUCER = "urn:distar:openlineage:v1"
@@ -68,7 +68,7 @@ def events_of(statement: Statement) -> list[RunEvent]:
     Raises:
         ReleaseError: the statement holds no run.
     """
-    stated = Stated.read(statement)
+    stated = Stated.read_with_runs(statement)
     whole = Run(_run_id(f"release:{stated.release_id}"), {"tags": _tags(stated)})
     job = Job(NAMESPACE, stated.profile, {"jobType": _job_type("DAG"), "documentation": _documented(_about(stated))})
     return [

@@ -25,10 +25,10 @@ from rocrate.rocrate import ROCrate
 
 from distar.atomic import written_whole
 from distar.errors import ParameterError, StorageError
-from distar.lineage.exports.stated import Stated, commit_of, flattened, repository_of
 from distar.lineage.pipeline import DVC_YAML
 from distar.lineage.provenance import Statement
 from distar.lineage.runs import Record
+from distar.lineage.stated import Stated, commit_of, flattened, repository_of
 
 _PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -54,7 +54,7 @@ def write_crate(release_folder: Path, statement: Statement, folder: Path) -> Non
         ReleaseError: the statement holds no run, or the release's files are not those that it states.
         StorageError: the folder exists, or there is no space left.
     """
-    stated = Stated.read(statement)
+    stated = Stated.read_with_runs(statement)
     if folder.exists():
         raise StorageError(f"{folder} exists; give a folder that does not, for a crate holds nothing else")
     files = stated.files_in(release_folder)

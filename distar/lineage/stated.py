@@ -1,4 +1,4 @@
-"""What a statement says of a release, as exports read it."""
+"""What a statement says of a release, as the audit and the exports read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from distar.lineage.runs import Record
 
 @dataclass(frozen=True)
 class Stated:
-    """A release: its files' sha256 by path (the manifest among them), parameters, runs in order, and materials."""
+    """A release: its files' sha256 by path (the manifest among them), parameters, runs in order, and materials.
+
+    `materials` are resolvedDependencies, `dvc_lock` the stages of dvc.lock; times are ISO 8601, empty without runs.
+    """
 
     release_id: str
     files: dict[str, str]
@@ -25,6 +28,7 @@ class Stated:
     parameters: dict[str, Any]
     runs: list[Record]
     unrecorded: list[str]
+    dvc_lock: dict[str, Any]
     materials: list[dict[str, Any]]
     versions: dict[str, str]
     started: str
@@ -35,9 +39,16 @@ class Stated:
         """Read a statement.
 
         Raises:
-            ReleaseError: it is of something else, or holds no run, so that there is nothing to export.
+            ReleaseError: it is no statement of a release of this project.
         """
-        definition = statement.get("predicate", {}).get("buildDefinition", {})
+        try:
+            return cls._read(statement)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ReleaseError(f"the statement is not one of a release, or is damaged: {error!r} in it") from error
+
+    @classmethod
+    def _read(cls, statement: Statement) -> Stated:
+        definition = statement["predicate"]["buildDefinition"]
         if definition.get("buildType") != BUILD_TYPE:
             raise ReleaseError(
                 f"the statement's buildType is {definition.get('buildType')!r}; expected {BUILD_TYPE!r}: "
@@ -45,11 +56,6 @@ class Stated:
             )
         external, internal = definition["externalParameters"], definition["internalParameters"]
         files = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-        if not internal["runs"]:
-            raise ReleaseError(
-                f"release {files[MANIFEST_SUBJECT]} has no recorded run, so there is no lineage to export; "
-                "package and publish it where its records (runs/) are"
-            )
         details = statement["predicate"]["runDetails"]
         return cls(
             release_id=files[MANIFEST_SUBJECT],
@@ -59,11 +65,32 @@ class Stated:
             parameters=external["parameters"],
             runs=internal["runs"],
             unrecorded=internal["unrecorded"],
+            dvc_lock=internal["dvc_lock"],
             materials=definition["resolvedDependencies"],
             versions=details["builder"]["version"],
-            started=details["metadata"]["startedOn"],
-            ended=details["metadata"]["finishedOn"],
+            started=details["metadata"].get("startedOn", ""),
+            ended=details["metadata"].get("finishedOn", ""),
         )
+
+    @classmethod
+    def read_with_runs(cls, statement: Statement) -> Stated:
+        """Read a statement that tells of runs, as an export needs it.
+
+        Raises:
+            ReleaseError: as `read`, or there is no run, so that there is nothing to export.
+        """
+        stated = cls.read(statement)
+        if not stated.runs:
+            raise ReleaseError(
+                f"release {stated.release_id} has no recorded run, so there is no lineage to export; "
+                "package and publish it where its records (runs/) are"
+            )
+        return stated
+
+    @property
+    def all_parameters(self) -> dict[str, Any]:
+        """The release's params.yaml: `profile`, `seed` and the profile's sections."""
+        return {"profile": self.profile, "seed": self.seed, **self.parameters}
 
     @property
     def licence(self) -> str:
