@@ -188,7 +188,7 @@ def test_the_verdict_is_attached_to_the_flow_run(story: Story) -> None:
     assert [run.state_name for run in runs] == ["Promoted", "Rejected", "Promoted"]
     assert [str(run.id) in message_of(one.branch) for run, one in zip(runs, story[2:5], strict=True)] == [True] * 3
     artifact = Artifact.get("retrain")
-    assert artifact is not None
+    assert isinstance(artifact, Artifact)
     assert story.better.verdict.summary in str(artifact.data)
 
 
