@@ -35,7 +35,7 @@ Figures = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Scored:
-    """How a release's pictures score: `mean` and `sem` of each reward, and of the judge.
+    """How a release's pictures score: `mean` and `sem` of each reward, and on the profile's prompts of the judge.
 
     Attributes:
         prompts: the file that they are of, or None: the profile's evaluation prompts.
@@ -107,7 +107,8 @@ def score(folder: Path, prompts_path: Path | None) -> Scored:
     scorers = load_scorers(params, accelerator.device)
     family, draw, encoded = release.load(prompts, accelerator.device)
     requests = Requests.make(prompts, encoded, 1, family.latent_shape, release.params["seed"], "evaluation")
-    names = [*settings.rewards, *([settings.judge] if settings.judge else [])]
+    judges = [settings.judge] if settings.judge and prompts_path is None else []  # it may understand no others
+    names = [*settings.rewards, *judges]
     batches: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     with track("score", len(requests)) as progress, torch.no_grad():
         for start in range(0, len(requests), settings.batch_size):

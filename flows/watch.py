@@ -45,10 +45,9 @@ def score(release: Path, prompts: Path | None) -> dict[str, Any]:
         stream([*DVC, "repro", "rewards", "prompts"], log, folder, environment)
         figures = folder / "scored.json"
         command = [sys.executable, "-m", "distar", "score", str(release), *chosen, "--json"]
+        into_file = ["sh", "-c", 'exec "$@" > "$0"', str(figures), *command]  # what else it prints goes to the log
         with concurrency("gpu", occupy=1):
-            stream(
-                ["sh", "-c", 'exec "$@" > "$0"', str(figures), *command], log, cwd=folder
-            )  # warnings stay in the log
+            stream(into_file, log, cwd=folder)
         return json.loads(figures.read_text(encoding="utf-8"))
 
 
@@ -64,10 +63,10 @@ def compared(scored: dict[str, Any], release: str, margin: float, earlier: Seque
         raise PromptError(f"{scored['prompts']} holds one prompt, whose score has no standard error; add more")
     row = {"release": release, "prompts": scored["prompts"] or "evaluation", "reward": reward, **now}
     before = None if scored["prompts"] else scored["released"].get(reward)
-    for other in earlier:
-        if before is None and all(other[key] == row[key] for key in _SAME):
-            before = {"mean": other["mean_before"], "sem": other["sem_before"]}
-    before = before or now
+    if before is None:
+        same = (other for other in earlier if all(other[key] == row[key] for key in _SAME))
+        first = next(same, {"mean_before": now["mean"], "sem_before": now["sem"]})
+        before = {"mean": first["mean_before"], "sem": first["sem_before"]}
     fall, error = before["mean"] - now["mean"], math.hypot(before["sem"], now["sem"])
     return {
         **row,
@@ -104,12 +103,13 @@ def watch(
     folder = (downloads_dir() / "releases" / release).absolute()
     if not folder.exists():
         download(source, release, folder)
+    scored = score(folder, file)
     last = cast("Artifact | None", Artifact.get(_SERIES))
     earlier = json.loads(str(last.data)) if last else []
     row = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "alias": alias,
-        **compared(score(folder, file), release, margin, earlier),
+        **compared(scored, release, margin, earlier),
     }
     create_table_artifact(key=_SERIES, table=[*earlier, row][-_NUM_ROWS:], description="The champion, watched")
     told = "{reward} of {release:.16}: {mean:.4f}, before {mean_before:.4f}".format(**row)

@@ -30,7 +30,7 @@ publish:
 models:
   mirror: null
 retrain:
-  gate: {}
+  gate: {{min_gain: {{}}, max_loss: {{}}, min_diversity_ratio: 0.0, max_saturation_ratio: 1.0, max_clipped_rise: 1.0}}
   schedule: null
   watch: null
 """

@@ -34,12 +34,12 @@ def test_a_release_scores_as_it_was_evaluated(reproduced: Path) -> None:
 
 
 def test_other_prompts_and_another_reward_are_told(reproduced: Path) -> None:
-    Path("new.txt").write_text("a teal moon on sand\n\na red star on sand\n")
+    Path("new.txt").write_text("a teal moon on sand\n\na red star\n")
     edit(reproduced / "profiles" / "mini.yaml", "evaluate", "rewards", value=["preference"])
     edit(reproduced / "outputs" / "release" / "params.yaml", "rewards", "preference", "source", value="file://other")
     found = scored("outputs/release", "--prompts", "new.txt")
     assert (found["num_prompts"], found["prompts"]) == (2, "new.txt")
-    assert set(found["scores"]) == {"preference", "judge"}
+    assert set(found["scores"]) == {"preference"}  # the judge does not understand the second
     assert "preference" not in found["released"]  # another reward's figures are nothing to compare with
 
 
