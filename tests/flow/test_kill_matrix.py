@@ -178,10 +178,11 @@ def test_a_killed_publisher_is_repeated(undisturbed: tuple[Scene, str]) -> None:
     forget_the_release(scene.project)
     with in_the_middle_of_publishing(scene) as run:
         for number in SIGNALS:
-            publisher: list[int | None] = []
-            assert wait_for(lambda: publisher.append(scene.running("distar", "publish")) or publisher[-1], 60)  # noqa: B023
-            os.kill(publisher[-1] or 0, number)
-            assert wait_for(lambda: scene.running("distar", "publish") != publisher[-1], 60)  # noqa: B023
+            assert wait_for(lambda: scene.running("distar", "publish") is not None, 60), scene.log()
+            publisher = scene.running("distar", "publish")
+            assert publisher is not None
+            os.kill(publisher, number)
+            assert wait_for(lambda: scene.running("distar", "publish") != publisher, 60)  # noqa: B023
         assert release_ids(scene.store) == []
         (scene.project / "published" / ".lock").unlink()  # which the test holds
         assert run.wait(120) == 0, scene.log()
