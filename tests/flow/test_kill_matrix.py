@@ -104,7 +104,7 @@ class Scene(NamedTuple):
     def assert_quiet(self) -> None:
         """See that no process of a run is left, and that no lock is held; the system drops it last."""
         assert wait_for(lambda: not self.processes(), 30), self.processes()
-        for lock in self.project.glob(".distar/retrain/*/lock"):
+        for lock in (*self.project.glob(".distar/retrain/*/lock"), *self.temporary.iterdir()):
             assert wait_for(lambda: is_free(lock), 10), lock  # noqa: B023
 
 
