@@ -20,7 +20,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from distar.audit.prune import prune
+from distar.audit.prune import Stale, prune
 from distar.locking import held_if_free, take_lock
 from distar.release.releases import release_ids
 from distar.release.storage import open_store
@@ -215,12 +215,17 @@ def worktrees(scene: Scene) -> int:
     return git(scene.project, "worktree", "list").count("\n")
 
 
+def left_over() -> list[Stale]:
+    return [one.stale for one in prune(0, delete=False) if one.stale.kind == "worktree"]
+
+
 def remove_worktrees(scene: Scene) -> None:
     """Let the audit find and remove the worktree of a run that was killed outright."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(scene.project)
         patch.setattr(tempfile, "tempdir", str(scene.temporary))
-        (found,) = [one.stale for one in prune(0, delete=False) if one.stale.kind == "worktree"]
+        assert wait_for(lambda: bool(left_over()), 10)
+        (found,) = left_over()
         found.remove()
     assert worktrees(scene) == 1
     assert list(scene.temporary.iterdir()) == []
