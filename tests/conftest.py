@@ -60,3 +60,4 @@ def _leave_torch_as_it_was():
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+    torch.set_flush_denormal(False)  # stages set it for the whole process, and Hypothesis refuses to draw numbers then
