@@ -28,6 +28,11 @@ def wait_for(what: str, found: Callable[[], T | None], seconds: float = _SECONDS
     return got
 
 
+def _heed_interrupts() -> None:
+    """Take back what a shell's background jobs inherit: that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def process(command: Sequence[str], folder: Path, log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
     """Run a command as a process group of its own; end it at the end."""
@@ -40,6 +45,7 @@ def process(command: Sequence[str], folder: Path, log: Path, environment: dict[s
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         ) as running,
     ):
         try:
