@@ -45,7 +45,7 @@ def process(command: Sequence[str], folder: Path, log: Path, environment: dict[s
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_heed_interrupts,
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509  no thread forks here
         ) as running,
     ):
         try:
