@@ -307,10 +307,10 @@ def _values(rule: _Rule, evaluated: Evaluated, system: str, whose: str) -> list[
     Raises:
         _IncomparableError: some are missing or no numbers, or there are too few to know their error.
     """
-    column = evaluated.columns.get(f"{system}_{rule.column}", [])
+    column = evaluated.columns.get(f"{system}_{rule.column}", [None] * len(evaluated.prompts))
     by_style = evaluated.settings["protocol"] == "hpsv2" and rule.column in evaluated.settings["rewards"]
     groups: dict[str, list[float]] = {}
-    for label, value in zip(evaluated.labels, column, strict=False):
+    for label, value in zip(evaluated.labels, column, strict=True):
         if value is not None and math.isfinite(value):
             groups.setdefault(label if by_style else "", []).append(value)
     got, expected = sum(map(len, groups.values())), len(evaluated.prompts)
