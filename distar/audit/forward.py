@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distar.audit.evidence import Evidence, gather_all
+from distar.audit.evidence import Evidence, gather
 from distar.audit.page import Note, Page, Rows
 from distar.audit.repository import Repository
+from distar.errors import ParameterError, ReleaseError
+from distar.release.releases import release_ids
 from distar.release.storage import Store
 
 Role = Literal["prompts", "reference", "reward"]
@@ -17,6 +20,7 @@ _ROLES: dict[Role, tuple[str, ...]] = {
     "reference": ("reference", "initial_generator"),
     "reward": ("rewards", "fid"),
 }
+_HASH = re.compile(r"[0-9a-f]{8,64}(\.dir)?")
 _STAGES: dict[Role, str] = {"prompts": "prompts", "reference": "reference", "reward": "rewards"}
 
 
@@ -49,7 +53,7 @@ class Made:
     releases: list[MadeRelease]
     commits: list[MadeCommit]
     unknown: list[str]
-    """Releases of which nothing is stated, so that they may have been made from it too."""
+    """Releases of which nothing is stated, or that are damaged, so that they may have been made from it too."""
 
 
 def forward(store: Store, role: Role, sha256: str, repository: Repository) -> Made:
@@ -57,9 +61,18 @@ def forward(store: Store, role: Role, sha256: str, repository: Repository) -> Ma
 
     A hash is the sha256 of a file, or of a prompt set, as `audit show` tells it; or DVC's md5 of an output. Commits are
     found by DVC's hash of the stage's output, which releases made from the same content tell, and `git log -S` finds.
+
+    Raises:
+        ParameterError: it is no hash: a misspelt one would tell that nothing is affected.
     """
-    everything = gather_all(store)
-    stated = [evidence for evidence in everything if evidence.attested]
+    if not _HASH.fullmatch(sha256):
+        raise ParameterError(
+            f"--{role}: got {sha256!r}, expected a hash, or at least eight digits of one: 0-9 and a-f "
+            "(`distar audit show` tells them)"
+        )
+    everything = {release: _readable(store, release) for release in release_ids(store)}
+    stated = [evidence for evidence in everything.values() if evidence]
+    unknown = [release for release, evidence in everything.items() if not evidence]
     made = [(evidence, _materials(evidence, role, sha256)) for evidence in stated]
     hit = [(evidence, materials) for evidence, materials in made if materials or sha256 in _md5s(evidence, role)]
     md5s = dict.fromkeys([*(md5 for evidence, _ in hit for md5 in _md5s(evidence, role)), sha256])
@@ -76,7 +89,7 @@ def forward(store: Store, role: Role, sha256: str, repository: Repository) -> Ma
             for md5 in md5s
             for commit in repository.commits_with(md5)
         ],
-        [evidence.release for evidence in everything if not evidence.attested],
+        unknown,
     )
 
 
@@ -105,6 +118,15 @@ def page_of(made: Made) -> Page:
             ),
         ],
     )
+
+
+def _readable(store: Store, release: str) -> Evidence | None:
+    """Return what is stated of a release; a recall must neither fail for a damaged one nor leave it out."""
+    try:
+        evidence = gather(store, release)
+    except ReleaseError:
+        return None
+    return evidence if evidence.attested else None
 
 
 def _materials(evidence: Evidence, role: Role, sha256: str) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ def _run_forward(options: argparse.Namespace) -> None:
     from distar.audit.repository import Repository
     from distar.releasing import chosen_store
 
-    role = next(name for name in get_args(Role) if getattr(options, name))
+    role = next(name for name in get_args(Role) if getattr(options, name) is not None)
     made = forward(chosen_store(options.store), role, getattr(options, role), Repository())
     _tell(options, asdict(made), lambda: page_of(made))
 

@@ -226,7 +226,16 @@ def test_forward_finds_releases_commits_and_experiments(capsys: pytest.CaptureFi
         refs = {ref for one in made["commits"] for ref in one["refs"]}
         assert refs == {"main", "warmer"}, role
     _, made = asked(capsys, "forward", "--prompts", hashes["reward"])
-    assert (made["releases"], made["commits"]) == ([], [])
+    assert (made["releases"], made["commits"], made["unknown"]) == ([], [], [])
+    Path(f"published/releases/{first}.json").write_text("{}")
+    _, made = asked(capsys, "forward", "--reward", hashes["reward"])
+    assert ([one["release"] for one in made["releases"]], made["unknown"]) == ([second], [first])
+
+
+@pytest.mark.parametrize("text", ["", "zz", "0ab4", "0AB4A58494886021"])
+def test_a_recall_of_what_is_no_hash_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "forward", "--prompts", text]) == 1
+    assert f"--prompts: got {text!r}, expected a hash" in capsys.readouterr().err
 
 
 def test_diff_tells_parameters_metrics_and_files(capsys: pytest.CaptureFixture[str]) -> None:
