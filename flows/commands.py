@@ -13,20 +13,9 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from distar.lineage.record import runs_dir
+from distar.processes import ending_with_us
 
 _SECONDS_TO_END = 30.0
-
-# Asks Linux to end the command with this process, however it ends, and becomes the command. It does so in the child's
-# own interpreter: between fork and exec of a process with threads nothing may run.
-_ENDING_WITH_US = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit("the process that started this command is gone")
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
 
 
 class CommandError(Exception):
@@ -84,11 +73,6 @@ def _environment() -> dict[str, str]:
         "DISTAR_RUNS_DIR": str(runs_dir().absolute()),
         "DISTAR_FLOW_RUN_ID": flow_run.id or "",
     }
-
-
-def ending_with_us(command: Sequence[str]) -> list[str]:
-    """Return the command that runs a command and has Linux end it (SIGTERM) with this process."""
-    return [sys.executable, "-ISc", _ENDING_WITH_US, str(os.getpid()), *command]
 
 
 def end_group(process: subprocess.Popen[Any]) -> None:

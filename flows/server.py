@@ -30,8 +30,9 @@ from rich.table import Table
 from distar.atomic import written_whole
 from distar.errors import DistarError, StorageError
 from distar.locking import take_lock
+from distar.processes import ending_with_us
 from distar.shared_params import load_shared
-from flows.commands import end_group, ending_with_us
+from flows.commands import end_group
 
 ROOT = Path(".distar/server")
 STORE = "s3://distar/releases"

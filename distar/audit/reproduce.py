@@ -21,6 +21,7 @@ from distar.audit.page import Facts, Note, Page, Rows, Status
 from distar.audit.repository import Repository
 from distar.errors import ReleaseError
 from distar.fetching.downloads import downloads_dir
+from distar.processes import ending_with_us
 from distar.release.package import MANIFEST
 from distar.worktree import DVC, worktree
 
@@ -156,7 +157,7 @@ def _repro(folder: Path) -> None:
     }
     command = [*DVC, "repro", "--force", "--no-run-cache", "package"]
     stderr = 2  # a file descriptor: stdout is for what is found
-    status = subprocess.run(command, cwd=folder, env=environment, stdout=stderr, check=False).returncode
+    status = subprocess.run(ending_with_us(command), cwd=folder, env=environment, stdout=stderr, check=False).returncode
     if status:
         raise ReleaseError(
             f"`dvc repro package` ended with status {status} in the release's commit; see what it printed"

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from distar.release.keys import generate_key, load_signer
 from distar.release.releases import find, read_release
 from distar.release.signing import envelope_from_bytes, envelope_of, envelope_to_bytes, sign_release
 from distar.release.storage import open_store
+from tests.flow.test_kill import wait_for
 from tests.miniature import edit, git, run_dvc
 
 PROFILE = Path("profiles/mini.yaml")
@@ -281,6 +283,26 @@ def test_reproduce_gives_the_same_release_and_leaves_the_workspace_alone(capsys:
 
 def cache(files: dict[Path, bytes]) -> set[Path]:
     return {path for path in files if path.parts[:1] == (".dvc",)}
+
+
+def test_a_killed_reproduction_leaves_nothing_running(reproduced: Path, tmp_path: Path) -> None:
+    def processes() -> list[str]:
+        """Return the commands of what works below this test's own temporary folder."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if (process / "cwd").readlink().is_relative_to(tmp_path / "temporary"):
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:  # it ended meanwhile
+                continue
+        return found
+
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "distar", "audit", "reproduce", "latest"]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path / "temporary")}) as audit:
+        assert wait_for(lambda: any("distar prompts" in running for running in processes()), 120)
+        audit.kill()
+    assert wait_for(lambda: processes() == [], 20), processes()
 
 
 def test_what_no_commit_holds_is_not_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
