@@ -20,6 +20,8 @@ test: environment
 	ruff format --check .
 	ruff check .
 	lint-imports
+	hadolint Dockerfile
+	check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	pyright
 	pytest
 
@@ -28,14 +30,18 @@ server: environment
 
 environment: .venv/.complete
 
-# Everything is named and hashed in the lock, so nothing is resolved at install time.
-.venv/.complete: requirements/lock.txt
+# Everything is named and hashed in the locks, so nothing is resolved at install time. What stages run with is lock.txt,
+# which they depend on; the tools of those who develop stand apart, so that a new linter trains nothing again.
+.venv/.complete: requirements/lock.txt requirements/dev.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r requirements/lock.txt -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 # After a change of dependencies in pyproject.toml (needs uv).
+LOCKED := uv pip compile --python-version 3.11 --override requirements/overrides.txt \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
 lock:
-	uv pip compile pyproject.toml --group dev --override requirements/overrides.txt --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --output-file requirements/lock.txt
+	$(LOCKED) pyproject.toml --output-file requirements/lock.txt
+	$(LOCKED) --group dev --constraint requirements/lock.txt --output-file requirements/dev.txt

@@ -31,8 +31,8 @@ def take_lock(path: Path) -> TextIO:
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
         raise WorkDirectoryError(
-            f"{path} is held by process {owner}; wait for it to end, or stop it (kill {owner}) and run again: "
-            "it goes on from the last checkpoint"
+            f"{path} is held by process {owner}; wait for it to end, or stop it (kill {owner}) and run again: what it "
+            "saved is kept"
         ) from None
 
 
