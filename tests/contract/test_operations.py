@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -75,12 +76,34 @@ def test_packages_of_the_image_are_the_locked_ones() -> None:
     assert re.search(r"^USER [1-9]", last_stage, re.MULTILINE)
 
 
-def test_every_service_of_the_compose_file_runs_the_image_and_listens_on_the_loopback_alone() -> None:
-    for service in COMPOSE["services"].values():
+def test_image_asks_for_no_user_that_it_knows_and_for_no_folder_of_roots() -> None:
+    last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    (settings,) = (line for line in last_stage.splitlines() if line.startswith("ENV "))
+    environment = dict(word.split("=", 1) for word in shlex.split(settings)[1:])
+    assert environment["HOME"] == "/tmp", "of whoever owns the clone"  # noqa: S108  each container has its own
+    assert environment["USER"], "DVC asks for a name, and finds none for a user that /etc/passwd does not hold"
+    pages = Path(environment["PREFECT_UI_STATIC_DIRECTORY"])
+    assert pages.is_relative_to("/tmp"), "Prefect's server writes its pages"  # noqa: S108
+
+
+def test_services_of_the_compose_file_run_one_image_and_listen_on_the_loopback_alone() -> None:
+    services = COMPOSE["services"].values()
+    for service in services:
         assert service["image"] == "distar:0.1.0"
+        assert service["pull_policy"] == "never"
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert sum("build" in service for service in services) == 1, "two builds of one tag at once fail"
     text = (REPOSITORY / "compose.yaml").read_text(encoding="utf-8")
     assert "SECRET" not in text, "credentials stand in the file that env_file names"
+
+
+def test_programs_of_the_compose_file_are_in_the_image() -> None:
+    lock = (REPOSITORY / "requirements" / "lock.txt").read_text(encoding="utf-8")
+    programs = {service["command"][0] for service in COMPOSE["services"].values()} - OF_THE_SYSTEM - {"python"}
+    assert programs == {"prefect", "weed"}
+    for package in distributions():
+        if any(file.parent.name == "bin" and file.name in programs for file in package.files or []):
+            assert f"\n{package.name}==" in lock, f"the image has none of {package.name}"
 
 
 @pytest.fixture(scope="module")
