@@ -30,12 +30,12 @@ from rich.table import Table
 from distar.errors import DistarError, ParameterError
 from distar.release.storage import open_store
 from distar.shared_params import PARAMS_PATH, RootParams, ScheduleParams, load_shared
+from flows import gpu
 from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED, check_server
 from flows.pipeline import pipeline
 from flows.retrain import retrain
 from flows.watch import watch
 
-_GPU_LIMIT = "gpu"
 _SECONDS_BETWEEN_LOOKS = 2.0  # Prefect looks for runs every ten seconds, and an event should be answered sooner
 _NOTIFICATIONS = "distar-notifications"
 _ALARMS = ("prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Rejected")
@@ -88,7 +88,7 @@ def serve_all(shared: RootParams, store: str | None) -> None:
     served = deployments(shared, store)
     check_server()
     with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(_GPU_LIMIT, 1)
+        client.upsert_global_concurrency_limit_by_name(gpu.LIMIT, 1)
     serve(*served, query_seconds=_SECONDS_BETWEEN_LOOKS)
 
 

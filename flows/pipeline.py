@@ -25,8 +25,9 @@ from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from prefect import flow, get_run_logger, tags, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -34,6 +35,8 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
@@ -47,10 +50,11 @@ from distar.release.storage import open_store
 from distar.worktree import DVC, current_revision, worktree
 from flows.changes import PARAMS, add_set_option, changed_parameters
 from flows.commands import CommandError, stream
+from flows.gpu import the_gpu
 
 CHAMPION = "champion"
 PUBLISH = "publish"
-RETRIES = {"reference": 2, "rewards": 2, PUBLISH: 2}
+_RETRIES = {"reference": 2, "rewards": 2, PUBLISH: 2}
 
 _WORKSPACE = Path()
 _EDGE = re.compile(r'^\s*"(?P<before>[^"]+)"\s*->\s*"(?P<after>[^"]+)";?$', re.MULTILINE)
@@ -148,11 +152,39 @@ def run_stage(folder: Path, stage: str) -> dict[str, str]:
     }
 
 
+def bring_up_to_date(folder: Path, order: Sequence[str]) -> list[dict[str, str]]:
+    """Run stages one after the other; return what each did."""
+    return [
+        run_stage.with_options(retries=_RETRIES.get(stage, 0), retry_delay_seconds=10)(folder, stage) for stage in order
+    ]
+
+
+def tag_run(profile: str, commit: str, changes: Mapping[str, Any], dirty: bool = False) -> None:
+    """Tag the flow run with its profile, its commit (and whether the workspace differs from it), and every change."""
+    told = [f"profile:{profile}", f"commit:{commit[:12]}{'-dirty' if dirty else ''}"]
+    told += [f"{key}={value}" for key, value in changes.items()]
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), tags=[*flow_run.tags, *told])
+
+
+def show_timings(done: list[dict[str, str]]) -> None:
+    """Attach what each stage did to the flow run."""
+    create_table_artifact(key="timings", table=done, description="What each stage did")
+
+
 @task(cache_policy=NO_CACHE)
-def show_metrics(folder: Path) -> None:
-    """Attach the metrics, beside the champion's, and the sample grid to the flow run."""
+def show_metrics(folder: Path, publish: Mapping[str, Any], champion: str | None = CHAMPION) -> None:
+    """Attach the metrics, beside the champion's, and the sample grid to the flow run.
+
+    Args:
+        folder: the project that was run.
+        publish: where releases are, as in params.yaml.
+        champion: an alias or a release, if there is one.
+    """
     metrics = json.loads((folder / paths.METRICS).read_text(encoding="utf-8"))
-    systems = {name: figures for name, figures in metrics.items() if "rewards" in figures} | _champion()
+    systems = {name: figures for name, figures in metrics.items() if "rewards" in figures} | _figures_of(
+        publish, champion
+    )
     names = [name for name, value in metrics["generator"].items() if isinstance(value, float)]
     rows = [
         {"figure": name, **{key: _figure(one["rewards"].get(name, {}).get("mean")) for key, one in systems.items()}}
@@ -193,16 +225,19 @@ def pipeline(first: str | None = None, only: str | None = None, changes: dict[st
         CommandError: a stage failed.
     """
     order = chosen_stages(first, only, changes)
+    changes = changes or {}
+    parameters = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+    tag_run(
+        changes.get("profile", parameters["profile"]), current_revision(), changes, dirty=not changes and _is_dirty()
+    )
     with project(changes) as folder:
-        table = [
-            run_stage.with_options(retries=RETRIES.get(stage, 0), retry_delay_seconds=10)(folder, stage)
-            for stage in order
-        ]
+        with the_gpu():
+            done = bring_up_to_date(folder, order)
         # --single-item looks at one stage alone, so ask DVC once more about all of them
         run([*DVC, "status", "--quiet", *order], folder)
-        create_table_artifact(key="timings", table=table, description="What each stage did")
+        show_timings(done)
         if "evaluate" in order:
-            show_metrics(folder)
+            show_metrics(folder, parameters["publish"])
     if PUBLISH in order:
         show_release()
 
@@ -229,7 +264,7 @@ def foreseen(order: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the flow from the command line, tagged with profile, commit and changes; return the process's exit status."""
+    """Run the flow from the command line, return the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and what depends on it")
     parser.add_argument("--only", metavar="STAGE", help="run this stage alone")
@@ -242,8 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             _show_foreseen(order, changes)
         else:
-            with tags(*_tags(changes)):
-                pipeline(options.first, options.only, changes)
+            pipeline(options.first, options.only, changes)
     except (DistarError, CommandError) as error:
         print(f"pipeline: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -258,29 +292,23 @@ def _show_foreseen(order: Sequence[str], changes: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
-def _tags(changes: Mapping[str, Any]) -> list[str]:
-    """Name the profile, the commit (and whether the workspace differs from it), and every change."""
-    describe = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", *([] if changes else ["--dirty"])]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    profile = changes.get("profile", _parameters()["profile"])
-    return [f"profile:{profile}", f"commit:{commit}", *(f"{key}={value}" for key, value in changes.items())]
+def _is_dirty() -> bool:
+    """Tell whether a tracked file of the workspace differs from the last commit."""
+    return subprocess.run(["git", "diff", "--quiet", "HEAD"], check=False).returncode != 0
 
 
-def _champion() -> dict[str, Any]:
+def _figures_of(publish: Mapping[str, Any], champion: str | None) -> dict[str, Any]:
     """Return the champion's figures, if there is one and its store can be read."""
-    publish = _parameters()["publish"]
+    if champion is None:
+        return {}
     try:
         store = open_store(publish["url"], publish["endpoint_url"])
-        if read_alias(store, CHAMPION).release is None:
+        if champion == CHAMPION and read_alias(store, CHAMPION).release is None:
             return {}
-        return {CHAMPION: json.loads(gather(store, CHAMPION).read(paths.METRICS.name))["generator"]}
+        return {CHAMPION: json.loads(gather(store, champion).read(paths.METRICS.name))["generator"]}
     except DistarError as error:
         get_run_logger().warning("The champion is not shown beside the metrics: %s", error)
         return {}
-
-
-def _parameters() -> dict[str, Any]:
-    return YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
 
 
 def _downstream(first: str, order: Sequence[str], needed: Mapping[str, set[str]]) -> list[str]:

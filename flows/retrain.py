@@ -16,8 +16,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,14 +26,13 @@ import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, State
 from pydantic import ValidationError
 
 from distar import paths
 from distar.audit.evidence import gather
-from distar.errors import DistarError, ParameterError, ReleaseError
+from distar.errors import DistarError, ParameterError, ReleaseError, StorageError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
@@ -42,13 +40,15 @@ from distar.release.storage import Store, open_store
 from distar.worktree import DVC, worktree
 from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
 from flows.commands import CommandError
-from flows.pipeline import CHAMPION, RETRIES, run, run_stage, stages
+from flows.gpu import the_gpu
+from flows.pipeline import CHAMPION, PUBLISH, bring_up_to_date, run, show_metrics, show_timings, stages, tag_run
 
 LATEST = "latest"
 
 _BRANCHES = "retrain"
 _TRIES_TO_PROMOTE = 5
 _SECONDS_BETWEEN_TRIES = (10.0, 60.0)
+_PATIENT = {"retries": len(_SECONDS_BETWEEN_TRIES), "retry_delay_seconds": list(_SECONDS_BETWEEN_TRIES)}
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a retrain; `promoted` tells whether the release is the champion now."""
+    """What came of a retrain, judged against the champion, if any; `promoted` tells whether it is the champion now."""
 
     release: str
+    champion: str | None
     branch: str
     verdict: Verdict
     promoted: bool
@@ -118,48 +119,53 @@ def make_plan(revision: str, profile: str | None, changes: Mapping[str, Any], re
     return plan
 
 
-@task(cache_policy=NO_CACHE, retries=len(_SECONDS_BETWEEN_TRIES), retry_delay_seconds=list(_SECONDS_BETWEEN_TRIES))
+@task(cache_policy=NO_CACHE, **_PATIENT)
 def publish(folder: Path) -> str:
     """Publish the release to the workspace's store and leave all aliases where they are; return its id."""
     run([sys.executable, "-m", "distar", "publish", "--project", str(Path.cwd()), "--no-latest"], folder)
     return json.loads((folder / paths.RECEIPT).read_text(encoding="utf-8"))["release"]
 
 
-@task(cache_policy=NO_CACHE)
-def decide(plan: Plan, folder: Path, release: str) -> Outcome:
-    """Judge the release against the champion, record both, and promote it if it passed.
+def _store_failed(_task: Any, _run: Any, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), StorageError)
+
+
+@task(cache_policy=NO_CACHE, retry_condition_fn=_store_failed, **_PATIENT)
+def decide(plan: Plan, folder: Path, release: str, branch: str) -> Outcome:
+    """Judge the release against the champion, record both on a branch, and promote it if it passed.
 
     If the champion is another by then, the release is judged against that one: nobody's promotion is overwritten.
 
     Raises:
         ReleaseError: the champion changed time and again.
+        StorageError: the store cannot be reached; this was tried several times.
     """
     store, gate = plan.store(), plan.gate()
-    branch = f"{_BRANCHES}/{datetime.now(UTC):%Y%m%d-%H%M%S}-{flow_run.id[:8]}"
     for _ in range(_TRIES_TO_PROMOTE):
         standing = read_alias(store, CHAMPION)
         promoted = standing.release == release  # by a run that made the same, or was killed when it had promoted it
         champion = standing.history[-1].from_release if promoted else standing.release
         verdict = _judged(folder, store, champion, gate)
         _record(plan, folder, branch, _message(plan, release, champion, verdict))
-        if promoted or not verdict.promote:
-            return Outcome(release, branch, verdict, promoted)
-        try:
-            move(store, CHAMPION, release, expected=champion)
-        except ReleaseError as error:
-            if read_alias(store, CHAMPION).release == champion:
-                raise
-            get_run_logger().info("%s; the release is judged again", error)
-            continue
+        if not (promoted or verdict.promote):
+            return Outcome(release, champion, branch, verdict, promoted=False)
+        if not promoted:
+            try:
+                move(store, CHAMPION, release, expected=champion)
+            except ReleaseError as error:
+                if read_alias(store, CHAMPION).release == champion:
+                    raise
+                get_run_logger().info("%s; the release is judged again", error)
+                continue
         point(store, LATEST, release)
-        return Outcome(release, branch, verdict, promoted=True)
+        return Outcome(release, champion, branch, verdict, promoted=True)
     raise ReleaseError(
         f"{store.url}: {CHAMPION} was moved by others {_TRIES_TO_PROMOTE} times while release {release} was judged; it "
         f"is published, and recorded on {branch}: retrain again when that has come to rest"
     )
 
 
-@task(cache_policy=NO_CACHE, retries=len(_SECONDS_BETWEEN_TRIES), retry_delay_seconds=list(_SECONDS_BETWEEN_TRIES))
+@task(cache_policy=NO_CACHE, **_PATIENT)
 def push(folder: Path) -> None:
     """Push what DVC keeps of the run to the workspace's default remote, if it has one."""
     settings = dict(line.split("=", 1) for line in _output([*DVC, "config", "--list"]).splitlines())
@@ -207,36 +213,24 @@ def retrain(
     plan = make_plan(revision, profile, changes or {}, reason)
     time.sleep(random.uniform(0, jitter_seconds))
     get_run_logger().info("Retraining at %s", plan.told["Revision"])
+    tag_run(plan.changed.shared["profile"], plan.commit, changes or {})
     with worktree(plan.commit) as folder:
         plan.changed.write(folder)
-        with _gpu():
-            for stage in stages(folder):
-                if stage != "publish":
-                    run_stage.with_options(retries=RETRIES.get(stage, 0), retry_delay_seconds=10)(folder, stage)
+        with the_gpu():
+            done = bring_up_to_date(folder, [stage for stage in stages(folder) if stage != PUBLISH])
         release = publish(folder)
-        outcome = decide(plan, folder, release)
+        outcome = decide(plan, folder, release, f"{_BRANCHES}/{datetime.now(UTC):%Y%m%d-%H%M%S}-{flow_run.id[:8]}")
         get_run_logger().info(outcome.told)
-        push(folder)
-    report(outcome)
+        try:
+            push(folder)
+        except CommandError as error:
+            raise CommandError(f"{outcome.told} What DVC keeps of it could not be pushed: {error}") from error
+        finally:  # and last: a server that was lost can be told nothing, and must keep nothing from being done
+            show_timings(done)
+            show_metrics(folder, plan.changed.shared["publish"], outcome.champion)
+            report(outcome)
     name = "Promoted" if outcome.promoted else "Rejected"
     return Completed(name=name, message=outcome.told, data=outcome)  # pyright: ignore[reportReturnType]  Prefect unwraps it
-
-
-@contextmanager
-def _gpu() -> Iterator[None]:
-    """Wait for the limit `gpu` and hold it, if there is one.
-
-    A server that is lost meanwhile stops nothing: without it the slot is free again within minutes.
-    """
-    done = False
-    try:
-        with concurrency("gpu", occupy=1):
-            yield
-            done = True
-    except httpx.TransportError as error:
-        if not done:
-            raise
-        get_run_logger().warning("The limit `gpu` could not be given back (%s); it runs out by itself", error)
 
 
 def _commit(revision: str) -> str:

@@ -20,7 +20,6 @@ from typing import Any, cast
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import Artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
 
 from distar.errors import DistarError, PromptError
@@ -30,6 +29,7 @@ from distar.releasing import chosen_store
 from distar.worktree import DVC, worktree
 from flows.commands import stream
 from flows.events import REWARD_REGRESSED
+from flows.gpu import the_gpu
 
 _SERIES = "watch"  # the artifact's key
 _NUM_ROWS = 200
@@ -46,7 +46,7 @@ def score(release: Path, prompts: Path | None) -> dict[str, Any]:
         figures = folder / "scored.json"
         command = [sys.executable, "-m", "distar", "score", str(release), *chosen, "--json"]
         into_file = ["sh", "-c", 'exec "$@" > "$0"', str(figures), *command]  # what else it prints goes to the log
-        with concurrency("gpu", occupy=1):
+        with the_gpu():
             stream(into_file, log, cwd=folder)
         return json.loads(figures.read_text(encoding="utf-8"))
 

@@ -27,7 +27,7 @@ def test_grid_runs_every_variant_beside_the_workspace(project: Path) -> None:
     with_pipeline(project)
     YAML().dump(PLAN, project / "grid.yaml")
     (project / "prompts.txt").write_text("not committed")
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=120):
         grid("grid.yaml")
     with (project / "grid.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -1,9 +1,10 @@
-"""Whoever is killed, flow, dvc, trainer or publisher: nothing keeps running, and the next retrain goes on."""
+"""Whoever is killed, flow, dvc, trainer or publisher, or if the disk fills: nothing keeps running, the next goes on."""
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,11 +53,15 @@ class Scene(NamedTuple):
             "PREFECT_LOGGING_LEVEL": "INFO",
         }
 
-    @contextmanager
-    def retraining(self) -> Iterator[subprocess.Popen[str]]:
+    def retraining(self) -> AbstractContextManager[subprocess.Popen[str]]:
         """Start a retrain, whose log goes to `log`; end it with the body."""
+        return self.running_flow("flows.retrain")
+
+    @contextmanager
+    def running_flow(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a flow, whose log goes to `log`; end it with the body."""
         with (self.around / "log").open("w") as log:
-            command = [sys.executable, "-m", "flows.retrain"]
+            command = [sys.executable, "-m", *words]
             run = subprocess.Popen(
                 command, cwd=self.project, env=self.environment, stdout=log, stderr=subprocess.STDOUT, text=True
             )
@@ -120,18 +125,23 @@ def undisturbed(reproduced_once: Path, tmp_path_factory: pytest.TempPathFactory)
     project = shutil.copytree(reproduced_once, around / "project", symlinks=True)
     (around / "temporary").mkdir()
     with_gain(project, num_steps=60)
-    flow = project / "flows" / "retrain.py"
-    hasty = re.sub(r"(?m)^_SECONDS_BETWEEN_TRIES = .*$", "_SECONDS_BETWEEN_TRIES = (0.5, 0.5)", flow.read_text())
-    flow.write_text(hasty)
+    for name, patient, hasty in (
+        ("retrain", r"(?m)^_SECONDS_BETWEEN_TRIES = .*$", "_SECONDS_BETWEEN_TRIES = (0.5, 0.5)"),
+        ("pipeline", "retry_delay_seconds=10", "retry_delay_seconds=0.5"),
+    ):
+        flow = project / "flows" / f"{name}.py"
+        text, count = re.subn(patient, hasty, flow.read_text())
+        assert count == 1
+        flow.write_text(text)
     git(project, "commit", "-qam", "Longer, and in a hurry")
     shutil.rmtree(project / "published")
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=120):
         scene = Scene(around, project, str(PREFECT_API_URL.value()))
         yield scene, scene.retrain()
 
 
 def test_a_training_goes_on_whoever_was_killed(undisturbed: tuple[Scene, str]) -> None:
-    """Six kills in one training; the weights, and so the release, are those of the training without any."""
+    """Six kills and a full disk in one training; the release is that of the training without any."""
     scene, expected = undisturbed
     forget_the_training(scene.project)
     victims: dict[str, Callable[[subprocess.Popen], int | None]] = {
@@ -155,9 +165,25 @@ def test_a_training_goes_on_whoever_was_killed(undisturbed: tuple[Scene, str]) -
             assert worktrees(scene) == (2 if killed_outright else 1), (name, number)
             if killed_outright:
                 remove_worktrees(scene)
+    fill_the_disk(scene)
     at = scene.iteration()
     assert scene.retrain() == expected
     assert f"train: goes on from {at}/62" in scene.log()
+
+
+def fill_the_disk(scene: Scene) -> None:
+    """Retrain until a checkpoint is written, and then let no file grow to the size of a second one."""
+    before = scene.iteration()
+    with scene.retraining() as run:
+        assert wait_for(lambda: scene.iteration() > before, 120), scene.log()
+        trainer = scene.running("distar", "train")
+        assert trainer is not None
+        resource.prlimit(trainer, resource.RLIMIT_FSIZE, (500_000, 500_000))
+        assert run.wait(60) == 1
+    assert re.search("StorageError: .*nothing was half-written", scene.log()), scene.log()
+    scene.assert_quiet()
+    assert release_ids(scene.store) == []
+    assert worktrees(scene) == 1
 
 
 def test_a_publishing_is_whole_or_not_there_whoever_was_killed(undisturbed: tuple[Scene, str]) -> None:
@@ -190,10 +216,33 @@ def test_a_killed_publisher_is_repeated(undisturbed: tuple[Scene, str]) -> None:
     scene.assert_quiet()
 
 
+def test_a_killed_dvc_that_publishes_is_repeated(undisturbed: tuple[Scene, str]) -> None:
+    """A retrain publishes without DVC; the pipeline publishes with it."""
+    scene, _ = undisturbed
+    forget_the_release(scene.project)
+    (scene.project / "outputs" / "receipt.json").unlink()
+    with in_the_middle_of_publishing(scene, "flows.pipeline", "--only", "publish") as run:
+        for number in SIGNALS:
+            assert wait_for(lambda: scene.running("distar", "publish") is not None, 60), scene.log()
+            publisher, dvc = scene.running("distar", "publish"), scene.running("dvc", "repro")
+            assert dvc is not None
+            os.kill(dvc, number)
+            assert wait_for(lambda: scene.running("distar", "publish") != publisher, 60)  # noqa: B023
+        assert release_ids(scene.store) == []
+        (scene.project / "published" / ".lock").unlink()  # which the test holds
+        assert run.wait(120) == 0, scene.log()
+    assert len(release_ids(scene.store)) == 1
+    scene.assert_quiet()
+    assert git(scene.project, "status", "--porcelain", "--untracked-files=no") == ""
+
+
 @contextmanager
-def in_the_middle_of_publishing(scene: Scene) -> Iterator[subprocess.Popen[str]]:
-    """Retrain until all blobs are in the store; documents wait for the store's lock, which is held."""
-    with take_lock(scene.project / "published" / ".lock"), scene.retraining() as run:
+def in_the_middle_of_publishing(scene: Scene, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a flow, or a retrain, until all blobs are in the store; documents wait for the store's lock, held here."""
+    with (
+        take_lock(scene.project / "published" / ".lock"),
+        scene.running_flow(*(words or ["flows.retrain"])) as run,
+    ):
         assert wait_for(lambda: any((scene.project / "published" / "blobs").glob("sha256/*")), 120), scene.log()
         yield run
 

@@ -44,7 +44,7 @@ class Story(NamedTuple):
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """Run a Prefect server; return its address."""
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=120):
         yield str(PREFECT_API_URL.value())
 
 
