@@ -180,7 +180,9 @@ def fill_the_disk(scene: Scene) -> None:
         assert trainer is not None
         resource.prlimit(trainer, resource.RLIMIT_FSIZE, (500_000, 500_000))
         assert run.wait(60) == 1
-    assert re.search("StorageError: .*nothing was half-written", scene.log()), scene.log()
+    assert re.search("StorageError: the checkpoint .* could not be written .*; free space there", scene.log()), (
+        scene.log()
+    )
     scene.assert_quiet()
     assert release_ids(scene.store) == []
     assert worktrees(scene) == 1

@@ -202,7 +202,7 @@ def test_champion_is_watched_on_schedule(served: Served) -> None:
 def test_published_prompts_set_off_a_retrain(served: Served) -> None:
     assert served.python("flows.promptset", "recent") == 0
     announced = time.time()
-    run = served.a_run("retrain", lambda run: run.parameters["reason"].startswith("distar.promptset"))
+    run = served.a_run("retrain", lambda run: run.parameters.get("reason", "").startswith("distar.promptset"))
     assert run.start_time
     print(f"the retrain began {run.start_time.timestamp() - announced:.1f} s after the announcement")
     assert run.parameters["reason"] == "distar.promptset.published: distar.promptset.recent"
@@ -210,8 +210,12 @@ def test_published_prompts_set_off_a_retrain(served: Served) -> None:
 
 
 def test_a_cancelled_training_leaves_nothing(served: Served) -> None:
+    def checkpoints() -> set[Path]:
+        return {*served.project.glob(".distar/retrain/*/iteration-*.pt")}
+
+    before = checkpoints()
     run = served.begin("distar-retrain/retrain", changes={"train.num_steps": 100_000, "publish.url": STORE})
-    wait_for("a checkpoint", lambda: any(served.project.glob(".distar/retrain/*/iteration-*.pt")))
+    wait_for("a checkpoint", lambda: checkpoints() - before)
     assert served.running("distar", "train")
     served.cancel(run)
     for lock in served.project.glob(".distar/retrain/*/lock"):
@@ -227,7 +231,7 @@ def test_a_fall_of_the_reward_is_told_and_sets_off_a_retrain(served: Served) -> 
     better = row | {"prompts": str(prompts), "mean_before": row["mean_before"] + 1000}
     served.client.create_artifact(ArtifactCreate(key="watch", type="table", data=json.dumps([better])))
     assert served.python("flows.watch", "--prompts", "file://recent.txt", "--store", STORE) == 2
-    run = served.a_run("retrain", lambda run: run.parameters["reason"].startswith("distar.reward"))
+    run = served.a_run("retrain", lambda run: run.parameters.get("reason", "").startswith("distar.reward"))
     assert run.parameters["reason"] == f"distar.reward.regressed: distar.release.{served.champion}"
     served.cancel(run)
     told = served.watched()[-1]
