@@ -116,7 +116,8 @@ def with_pipeline(folder: Path) -> Path:
     """Turn a miniature into a git and DVC project with the real code."""
     for name in ("distar", "flows"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / ".gitignore", folder)
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(REPOSITORY / name, folder)
     return git_init(folder, [sys.executable, "-m", "dvc", "init", "-q"])
 
 

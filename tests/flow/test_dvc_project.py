@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from compileall import compile_dir
 from pathlib import Path
 
 from tests.miniature import edit, git, run_dvc
@@ -18,6 +19,12 @@ def test_second_repro_runs_nothing_and_says_so(reproduced: Path) -> None:
     output = run_dvc(reproduced, "repro")
     assert stages_run(output) == set()
     assert "Data and pipelines are up to date." in output
+
+
+def test_bytecode_runs_nothing_again(reproduced: Path) -> None:
+    assert compile_dir("distar", quiet=1)
+    assert list(Path("distar").rglob("*.pyc"))
+    assert json.loads(run_dvc(reproduced, "status", "--json")) == {}
 
 
 def test_experiment_runs_what_depends_on_the_parameter(reproduced: Path) -> None:
