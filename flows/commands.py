@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from prefect.runtime import flow_run
@@ -30,9 +32,9 @@ def stream(
 ) -> None:
     """Run a command and hand over each line that it prints; `python` in it is this interpreter.
 
-    Whatever ends this call early (a cancelled flow, Ctrl-C) ends the whole process group too: first by
-    SIGTERM, then by SIGKILL. If this process is killed outright, the command gets SIGTERM from Linux. `environment`
-    is added to this process's own.
+    Whatever ends the command (it is done, it is killed and leaves what it had started) or this call (a cancelled flow,
+    Ctrl-C) ends the whole process group: first by SIGTERM, then by SIGKILL. If this process is killed outright, the
+    command gets SIGTERM from Linux. `environment` is added to this process's own.
 
     Raises:
         CommandError: the command's exit status is not 0.
@@ -48,15 +50,15 @@ def stream(
         env=_environment() | dict(environment or {}),
     )
     assert process.stdout is not None  # noqa: S101  PIPE was asked for
+    # beside the reading: what a killed command has left holds its output open
+    Thread(target=_end_leftovers, args=[process], daemon=True).start()
     try:
         for line in process.stdout:
             tail = [*tail[-19:], line.rstrip()]
             on_line(line.rstrip())
         status = process.wait()
-    except BaseException:
-        end_group(process)
-        raise
     finally:
+        end_group(process)
         process.stdout.close()
     if status:
         raise CommandError(f"`{' '.join(command)}` ended with status {status}:\n" + "\n".join(tail))
@@ -75,14 +77,21 @@ def _environment() -> dict[str, str]:
     }
 
 
+def _end_leftovers(process: subprocess.Popen[Any]) -> None:
+    process.wait()
+    end_group(process)
+
+
 def end_group(process: subprocess.Popen[Any]) -> None:
-    """End a process and its group: first by SIGTERM, then by SIGKILL."""
+    """End a process and what is left of its group: first by SIGTERM, then by SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            continue
+        deadline = time.monotonic() + _SECONDS_TO_END
+        signalled = number
+        while time.monotonic() < deadline:
+            process.poll()  # a group exists for as long as an ended member is not waited for
+            try:
+                os.killpg(process.pid, signalled)
+            except ProcessLookupError:
+                return
+            signalled = 0
+            time.sleep(0.02)
