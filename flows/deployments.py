@@ -11,11 +11,12 @@ deploys the same three from prefect.yaml. See docs/operations.md.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
-from prefect import serve
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
@@ -23,6 +24,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger, EventTrigger, Posture, ResourceSpecification
 from prefect.events.actions import SendNotification
 from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
 from prefect.schedules import Cron, Interval, Schedule
 from rich.console import Console
 from rich.table import Table
@@ -79,8 +81,24 @@ def deployments(shared: RootParams, store: str | None) -> list[RunnerDeployment]
     )  # each is a coroutine where there is an event loop, and here is none
 
 
+class _Runner(Runner):
+    """Prefect's, which SIGTERM ends; 3.8's own goes without its runs, and they stay "Running" and hold the GPU."""
+
+    _ending: asyncio.Task[None]  # or nothing would hold it
+
+    def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
+        """End the runs, tell the server that they are cancelled, and end; the second time, end at once."""
+        del args, kwargs
+        if not self.started:
+            sys.exit(1)
+        asyncio.get_running_loop().call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self._ending = asyncio.create_task(self.astop())
+
+
 def serve_all(shared: RootParams, store: str | None) -> None:
-    """Serve until the process is ended; schedules pause then, so that no runs pile up.
+    """Serve until the process is ended; its runs end then, and schedules pause, so that no runs pile up.
 
     Raises:
         ParameterError: as `deployments`; or there is no server.
@@ -89,7 +107,14 @@ def serve_all(shared: RootParams, store: str | None) -> None:
     check_server()
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(gpu.LIMIT, 1)
-    serve(*served, query_seconds=_SECONDS_BETWEEN_LOOKS)
+    runner = _Runner(query_seconds=_SECONDS_BETWEEN_LOOKS, limit=None)  # runs that wait for the GPU count
+    for one in served:
+        runner.add_deployment(one)
+    console = Console()
+    console.print(_table(served))
+    console.print("All are being served; SIGTERM or Ctrl-C ends that.")
+    with suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
 
 
 def notify(block: str) -> None:

@@ -56,6 +56,7 @@ class Served:
     store: Store
     client: SyncPrefectClient
     environment: dict[str, str]
+    serving: subprocess.Popen[bytes]
 
     @property
     def champion(self) -> str | None:
@@ -162,7 +163,7 @@ def served(reproduced_once: Path, tmp_path_factory: pytest.TempPathFactory, s3_s
                 patch.setenv(name, value)
             wait_for("it is served", lambda: serving.poll() is not None or "being served" in log.read_text())
             assert serving.poll() is None, log.read_text()
-            served = Served(project, open_store(STORE), client, environment)
+            served = Served(project, open_store(STORE), client, environment, serving)
             served.by_itself("distar-watch/watch", active=False)  # there is no champion yet
             yield served
 
@@ -278,3 +279,15 @@ def test_a_failed_run_is_told_through_a_block(served: Served) -> None:
     assert "prefect.flow-run.Failed" in body
     assert run.name in body
     assert bodies.empty()
+
+
+def test_serving_that_is_told_to_end_ends_its_runs_and_says_so(served: Served) -> None:
+    """The last test: after it nothing is served."""
+    run = served.begin("distar-retrain/retrain", changes={"train.num_steps": 100_000, "publish.url": STORE})
+    wait_for("it trains", lambda: served.running("distar", "train"))
+    served.serving.terminate()
+    assert served.serving.wait(90) == 0
+    assert served.client.read_flow_run(run.id).state_name == "Cancelled"
+    assert served.client.read_global_concurrency_limit_by_name("gpu").active_slots == 0
+    assert served.is_clean()
+    assert served.client.read_deployment_by_name("distar-watch/watch").paused
