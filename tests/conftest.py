@@ -19,6 +19,8 @@ os.environ |= {
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "PREFECT_LOGGING_LEVEL": "WARNING",
 }
+# What tests start writes bytecode, as it does for users, beside code that stages depend on.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")
