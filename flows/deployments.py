@@ -27,7 +27,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 from prefect.schedules import Cron, Interval, Schedule
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from distar.errors import DistarError, ParameterError
 from distar.release.storage import open_store
@@ -168,7 +168,7 @@ def _on(event: str) -> DeploymentEventTrigger:
 
 
 def _table(served: Sequence[RunnerDeployment]) -> Table:
-    rows = Table("deployment", "begins", "parameters")
+    rows = Table(Column("deployment", no_wrap=True), "begins", "parameters")
     for one in served:
         schedules = [_told(entry.schedule) for entry in one.schedules or []]
         events = [f"on {name}" for trigger in one.triggers for name in getattr(trigger, "expect", ())]

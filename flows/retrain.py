@@ -235,10 +235,13 @@ def retrain(
 
 def _commit(revision: str) -> str:
     command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    if not found:
-        raise ParameterError(f"revision: got {revision!r}, expected a branch, a tag or a commit of this repository")
-    return found
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
+        refused = f"; git says: {found.stderr.strip()}" if found.stderr else ""  # such as the clone of another owner
+        raise ParameterError(
+            f"revision: got {revision!r}, expected a branch, a tag or a commit of this repository{refused}"
+        )
+    return found.stdout.strip()
 
 
 def _judged(folder: Path, store: Store, champion: str | None, gate: GateParams) -> Verdict:

@@ -233,3 +233,15 @@ def test_what_does_not_exist_is_refused_before_anything_is_made(
     with pytest.raises(ParameterError, match=f"(?s){expected}"):
         retrain(**asked)
     assert git(reproduced, "branch", "--list", "retrain/*") == ""
+
+
+@pytest.mark.usefixtures("reproduced")
+def test_clone_of_another_owner_is_refused_in_gits_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ParameterError, match="git says: fatal: detected dubious ownership in repository"):
+        flows.retrain.make_plan("HEAD", None, {}, "by hand")
