@@ -15,7 +15,7 @@ RUN python -m venv /opt/distar \
 
 # The project apart, so that a new version of it is a small layer upon the packages' large one.
 FROM packages AS project
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY distar distar
 COPY flows flows
 RUN /opt/distar/bin/pip install --no-cache-dir --no-deps --no-build-isolation --prefix /opt/project .
