@@ -177,11 +177,7 @@ def _unfinished(limit: float) -> Iterator[Stale]:
     params = read_strict(PARAMS_PATH, RootParams)
     urls = [url for url in (params.publish.url, params.models.mirror) if url and url.startswith("file://")]
     found: dict[Path, Path] = {}
-    for root in (
-        Path(),
-        downloads_dir() / paths.WATCHED_RELEASES,
-        *(Path(url.removeprefix("file://")) for url in urls),
-    ):
+    for root in (Path(), _watched(), *(Path(url.removeprefix("file://")) for url in urls)):
         for top, names, _ in os.walk(root):
             folders = [Path(top, name) for name in names if name.startswith(".")]
             names[:] = [name for name in names if not name.startswith(".")]
@@ -209,7 +205,7 @@ def _releases(limit: float) -> Iterator[Stale]:
     """
     old = [
         stale
-        for lock in sorted((downloads_dir() / paths.WATCHED_RELEASES).glob("*.lock"))
+        for lock in sorted(_watched().glob("*.lock"))
         if _RELEASE_LOCK.fullmatch(lock.name)
         for stale in _unused_release(lock, limit)
     ]
@@ -227,6 +223,10 @@ def _releases(limit: float) -> Iterator[Stale]:
         yield from (replace(stale, why=why, remove=keep) for stale in old)
     else:
         yield from (stale for stale in old if Path(stale.place).stem not in pointed_at)
+
+
+def _watched() -> Path:
+    return downloads_dir() / paths.WATCHED_RELEASES
 
 
 def _unused_release(lock: Path, limit: float) -> list[Stale]:
