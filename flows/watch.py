@@ -4,9 +4,8 @@
 
 What the release scored when it was evaluated is what it should score today; on other prompts, what it scored when it
 was first watched on them. A fall by more than `margin` standard errors emits the event `distar.reward.regressed`.
-Prompts differ far more than the release does from itself, so on the same prompts the difference is taken prompt by
-prompt. It must then also exceed what the rounding of another device can do. On prompts that have changed, means are
-compared.
+Where the prompts are the same, differences are taken prompt by prompt, since prompts differ far more than a release
+from itself; the fall must then also exceed what the rounding of another device can do. Otherwise means are compared.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ from flows.gpu import the_gpu
 
 _SERIES = "watch"  # the artifact's key
 _NUM_ROWS = 200
-# Standard deviations of the prompts' scores. On the tiny world the means move by a millionth between a CPU's sets of
-# vector instructions, by 0.0001 with the factors of products rounded as TF32 rounds them, by 0.003 as bfloat16 does.
+# How far another device's rounding may move a mean, in standard deviations between prompts. The tiny champion's moves
+# by 0.00001 with other vector instructions, by 0.0001 with factors rounded as in TF32, by 0.003 as in bfloat16.
 _ROUNDING = 0.01
 
 
@@ -153,7 +152,8 @@ def watch(
     Args:
         alias: an alias of the store, or a release's id.
         prompts: `file://` and a text file with a prompt a line; the profile's evaluation prompts if not given.
-        margin: how far the reward may fall, in standard errors of the difference.
+        margin: how far the reward may fall, in standard errors of the difference, which is taken prompt by prompt where
+            the prompts are the same as before.
         store: the store's URL, if not that of params.yaml.
 
     Raises:

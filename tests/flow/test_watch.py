@@ -23,7 +23,7 @@ SCORES = [4.0, 16.0, 7.0, 13.0, 10.0, 5.0, 15.0, 10.0]  # prompts differ by far 
 STYLES = ["anime"] * 6 + ["photo"] * 2
 
 
-def figures(scores: Sequence[float], styles: Sequence[str] = ("any",) * len(SCORES)) -> dict[str, float | None]:
+def figures(scores: Sequence[float], styles: Sequence[str] = ("any",) * len(SCORES)) -> dict[str, float]:
     """Estimate the mean of the styles' means, and its standard error."""
     groups: dict[str, list[float]] = {}
     for score, style in zip(scores, styles, strict=True):
@@ -41,7 +41,7 @@ def scored(
 ) -> dict[str, Any]:
     """Make up what `distar score --json` prints; `kind` is what the prompts ask for."""
     stated = [{}] * len(scores) if released is None else [{"preference": score} for score in released]
-    by_prompt = [
+    by_prompt: list[dict[str, Any]] = [
         {"prompt": f"{kind} {row}", "label": None, "scores": {"preference": score}, "released": of_release}
         for row, (score, of_release) in enumerate(zip(scores, stated, strict=True))
     ]
@@ -119,7 +119,8 @@ def test_what_another_device_rounds_is_no_fall(share: float, regressed: bool) ->
 def test_styles_of_the_hpsv2_benchmark_count_alike() -> None:
     falls = [0.1, 0.3, 0.1, 0.3, 0.1, 0.3, 0.5, 0.9]
     now = [score - fall for score, fall in zip(SCORES, falls, strict=True)]
-    told = scored(now, released=SCORES) | {"protocol": "hpsv2"}
+    told = scored(now, released=SCORES)
+    told["protocol"] = "hpsv2"
     told["scores"], told["released"] = {"preference": figures(now, STYLES)}, {"preference": figures(SCORES, STYLES)}
     for one, style in zip(told["by_prompt"], STYLES, strict=True):
         one["label"] = style
