@@ -42,7 +42,17 @@ def written_whole(target: Path) -> Iterator[Path]:
                 shutil.rmtree(workshop, ignore_errors=True)
 
 
+def remove_whole(folder: Path) -> None:
+    """Remove a folder so that whoever looks finds all of it or nothing; of a removal that is killed a workshop remains.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workshop:
+        os.replace(folder, Path(workshop) / folder.name)
+
+
 def is_workshop(folder: Path) -> bool:
-    """Tell whether `written_whole` made a folder: it has such a name, and holds nothing but what that puts there."""
+    """Tell whether this module made a folder: it has such a name, and holds nothing but what is put there."""
     name = _WORKSHOP.fullmatch(folder.name)
     return name is not None and {path.name for path in folder.iterdir()} <= {name["target"], _PREVIOUS}

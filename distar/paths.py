@@ -40,6 +40,8 @@ SCORES = REPORTS / "scores.csv"
 
 WORKTREE_PREFIX = "distar-worktree-"  # of the temporary folder around a run's git worktree
 
+WATCHED_RELEASES = "releases"  # where they are kept below the folder of downloads, each with its lock beside it
+
 RELEASE = OUTPUTS / "release"
 RECEIPT = OUTPUTS / "receipt.json"
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal as bytes_text
 from rich.table import Table
 
 from distar.errors import ReleaseError
+from distar.fetching.downloads import downloads_dir
 from distar.fetching.parallel import NUM_THREADS
+from distar.locking import wait_for_lock
+from distar.paths import WATCHED_RELEASES
 from distar.release.releases import (
     Move,
     Problem,
     alias_names,
+    download,
     find,
     move,
     read_alias,
@@ -66,6 +73,23 @@ def chosen_store(url: str | None) -> Store:
         return open_store(url)
     params = load_shared().publish
     return open_store(params.url, params.endpoint_url)
+
+
+@contextmanager
+def at_hand(store: Store, release_id: str) -> Iterator[Path]:
+    """Yield a release's folder on this machine, downloaded unless an earlier call did; one caller at a time has it.
+
+    Its lock is held meanwhile, so that nobody removes it, or downloads it too.
+
+    Raises:
+        ReleaseError: there is no such release, or the store does not hold what its manifest says.
+        StorageError: the store refuses or cannot be reached, or the disk is full.
+    """
+    folder = (downloads_dir() / WATCHED_RELEASES / release_id).absolute()
+    with wait_for_lock(folder.with_suffix(".lock"), time.sleep):
+        if not folder.exists():
+            download(store, release_id, folder)
+        yield folder
 
 
 def list_releases(store: Store) -> list[Listed]:

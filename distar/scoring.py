@@ -6,6 +6,7 @@ Everything that draws is the release's own, as those who download it have it; wh
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from distar import paths
 from distar.diffusion.families import Family, ReferenceParams
 from distar.diffusion.prompt import PromptEmbedding
 from distar.errors import PromptError, ReleaseError
+from distar.evaluation.gate import Evaluated
+from distar.evaluation.params import Protocol
 from distar.evaluation.protocols import estimate
 from distar.evaluation.sampling import Draw, Requests, draw_batch, one_step
+from distar.hashing import fingerprint
 from distar.loading import load_scorers
 from distar.params import Params, load_params
 from distar.progress import track
@@ -34,20 +38,36 @@ Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
+class PromptScores:
+    """How the picture of one prompt scores; `released`: what the release states of it, if all prompts are the same."""
+
+    prompt: str
+    label: str | None
+    scores: dict[str, float]
+    released: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Scored:
     """How a release's pictures score: `mean` and `sem` of each reward, and on the profile's prompts of the judge.
 
     Attributes:
         prompts: the file that they are of, or None: the profile's evaluation prompts.
+        protocol: how the means are taken: `hpsv2`, of the four styles' means, or else of the prompts.
         compare_by: the reward that systems are compared by.
-        released: the same figures as the release states them of itself, where they are of the same rewards.
+        scorer: a hash of that reward's settings and files, and of how it is computed and averaged.
+        released: the same figures as the release states them of itself, where they were made in the same way.
+        by_prompt: what these are the means of, in the order of the prompts.
     """
 
     prompts: str | None
     num_prompts: int
+    protocol: Protocol
     compare_by: str
+    scorer: str
     scores: dict[str, Figures]
     released: dict[str, Figures]
+    by_prompt: list[PromptScores]
 
 
 @dataclass(frozen=True)
@@ -57,12 +77,14 @@ class _Release:
     folder: Path
     params: dict[str, Any]
     metrics: dict[str, Any]
+    evaluated: Evaluated
 
     @classmethod
     def read(cls, folder: Path) -> _Release:
         try:
             params = YAML(typ="safe").load((folder / "params.yaml").read_text(encoding="utf-8"))
-            return cls(folder, params, json.loads((folder / paths.METRICS.name).read_text(encoding="utf-8")))
+            metrics = json.loads((folder / paths.METRICS.name).read_text(encoding="utf-8"))
+            return cls(folder, params, metrics, Evaluated.read(lambda name: (folder / name).read_bytes()))
         except FileNotFoundError as error:
             raise ReleaseError(
                 f"{error.filename} does not exist; name the folder of a release: `distar release download` makes one"
@@ -118,12 +140,17 @@ def score(folder: Path, prompts_path: Path | None) -> Scored:
                 batches[name].append(scorers[name](images, batch.prompts).cpu())
             progress.advance(len(batch))
     protocol = settings.protocol if prompts_path is None else "prompts"
+    how = [params.profile.rewards[settings.compare_by].model_dump(mode="json"), settings.backend, protocol]
+    scores, released = {name: torch.cat(batches[name]) for name in names}, _released(release, params)
     return Scored(
         prompts=None if prompts_path is None else str(prompts_path),
         num_prompts=len(prompts),
+        protocol=protocol,
         compare_by=settings.compare_by,
-        scores={name: dict(vars(estimate(protocol, torch.cat(batches[name]), labels))) for name in names},
-        released=_released(release, params),
+        scorer=fingerprint(how, [paths.REWARDS / settings.compare_by])[:16],
+        scores={name: dict(vars(estimate(protocol, values, labels))) for name, values in scores.items()},
+        released=released,
+        by_prompt=_by_prompt(prompts, labels, scores, release.evaluated, list(released)),
     )
 
 
@@ -153,9 +180,34 @@ def _prompts(path: Path | None) -> tuple[tuple[str, ...], tuple[str | None, ...]
 
 
 def _released(release: _Release, params: Params) -> dict[str, Figures]:
-    """Return the rewards that the release states and that the project still computes in the same way."""
+    """Return the rewards that the release states and that the project still computes, and averages, in the same way."""
+    settings, then = params.profile.evaluate, release.params["evaluate"]
+    if (then["backend"], then["protocol"]) != (settings.backend, settings.protocol):
+        return {}
     rewards = {name: reward.model_dump(mode="json") for name, reward in params.profile.rewards.items()}
     stated = release.metrics["generator"]["rewards"]
     return {
         name: figures for name, figures in stated.items() if release.params["rewards"].get(name) == rewards.get(name)
     }
+
+
+def _by_prompt(
+    prompts: Sequence[str],
+    labels: Sequence[str | None],
+    scores: Mapping[str, torch.Tensor],
+    evaluated: Evaluated,
+    released: Sequence[str],
+) -> list[PromptScores]:
+    """Set each prompt's scores beside those that the release states for it, where all its prompts were these."""
+    now = {name: values.tolist() for name, values in scores.items()}
+    same = (list(prompts), [label or "" for label in labels]) == (evaluated.prompts, evaluated.labels)
+    stated = {name: evaluated.columns[f"generator_{name}"] for name in released} if same else {}
+    return [
+        PromptScores(
+            prompt,
+            label,
+            {name: values[row] for name, values in now.items()},
+            {name: value for name, values in stated.items() if (value := values[row]) is not None},
+        )
+        for row, (prompt, label) in enumerate(zip(prompts, labels, strict=True))
+    ]

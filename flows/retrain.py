@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -300,8 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"retrain: the Prefect server was lost ({error}), and shows nothing of what came after. What this run "
             f"decided is told above, and on the newest branch: git log --branches='{_BRANCHES}/*'",
             file=sys.stderr,
+            flush=True,
         )
-        return 1
+        os._exit(1)  # Prefect would go on for minutes to tell that server of its events
     print(outcome.told)
     return 0
 

@@ -4,6 +4,8 @@
 
 What the release scored when it was evaluated is what it should score today; on other prompts, what it scored when it
 was first watched on them. A fall by more than `margin` standard errors emits the event `distar.reward.regressed`.
+Where the prompts are the same, differences are taken prompt by prompt, since prompts differ far more than a release
+from itself; the fall must then also exceed what the rounding of another device can do. Otherwise means are compared.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +25,12 @@ from prefect.artifacts import Artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
+from distar.atomic import written_whole
 from distar.errors import DistarError, PromptError
+from distar.evaluation.gate import estimate
 from distar.fetching.downloads import downloads_dir
-from distar.release.releases import download, find
-from distar.releasing import chosen_store
+from distar.release.releases import find
+from distar.releasing import at_hand, chosen_store
 from distar.worktree import DVC, worktree
 from flows.commands import stream
 from flows.events import REWARD_REGRESSED
@@ -33,7 +38,9 @@ from flows.gpu import the_gpu
 
 _SERIES = "watch"  # the artifact's key
 _NUM_ROWS = 200
-_SAME = ("release", "prompts", "reward")
+# How far another device's rounding may move a mean, in standard deviations between prompts. The tiny champion's moves
+# by 0.00001 with other vector instructions, by 0.0001 with factors rounded as in TF32, by 0.003 as in bfloat16.
+_ROUNDING = 0.01
 
 
 @task(cache_policy=NO_CACHE)
@@ -51,31 +58,89 @@ def score(release: Path, prompts: Path | None) -> dict[str, Any]:
         return json.loads(figures.read_text(encoding="utf-8"))
 
 
-def compared(scored: dict[str, Any], release: str, margin: float, earlier: Sequence[dict[str, Any]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Before:
+    """What a reward was: its figures, and each prompt's score if the prompts were the same as now."""
+
+    mean: float
+    sem: float
+    scores: list[float] | None
+
+
+def before(
+    scored: dict[str, Any], release: str, earlier: Sequence[dict[str, Any]], remembered: Sequence[dict[str, Any]]
+) -> Before | None:
+    """Return what the reward was: as the release states it, or at its first watch; None if this is the first.
+
+    Args:
+        scored: what `distar score --json` printed.
+        release: the release's id.
+        earlier: the rows of the series.
+        remembered: the scores of this release's first watches.
+    """
+    reward, what = scored["compare_by"], _what(scored)
+    if not scored["prompts"] and reward in scored["released"]:
+        stated = [one["released"].get(reward) for one in scored["by_prompt"]]
+        return Before(**scored["released"][reward], scores=None if None in stated else stated)
+    first = next((one for one in remembered if what.items() <= one.items()), None)
+    if first is not None:
+        same = [one[:2] for one in first["scores"]] == [one[:2] for one in _scores(scored)]
+        return Before(first["mean"], first["sem"], [one[2] for one in first["scores"]] if same else None)
+    row = next((one for one in earlier if {"release": release, **what}.items() <= one.items()), None)
+    return None if row is None else Before(row["mean_before"], row["sem_before"], None)
+
+
+def first_watch(scored: dict[str, Any]) -> dict[str, Any]:
+    """Return what is remembered of a first watch."""
+    return {**_what(scored), **scored["scores"][scored["compare_by"]], "scores": _scores(scored)}
+
+
+def compared(scored: dict[str, Any], release: str, margin: float, was: Before | None) -> dict[str, Any]:
     """Compare the reward with what it was: a row of the series.
 
     Raises:
         PromptError: there are too few prompts to tell chance from a fall.
     """
-    reward = scored["compare_by"]
-    now = scored["scores"][reward]
+    now = scored["scores"][scored["compare_by"]]
     if now["sem"] is None:
         raise PromptError(f"{scored['prompts']} holds one prompt, whose score has no standard error; add more")
-    row = {"release": release, "prompts": scored["prompts"] or "evaluation", "reward": reward, **now}
-    before = None if scored["prompts"] else scored["released"].get(reward)
-    if before is None:
-        same = (other for other in earlier if all(other[key] == row[key] for key in _SAME))
-        first = next(same, {"mean_before": now["mean"], "sem_before": now["sem"]})
-        before = {"mean": first["mean_before"], "sem": first["sem_before"]}
-    fall, error = before["mean"] - now["mean"], math.hypot(before["sem"], now["sem"])
+    was = was or Before(now["mean"], now["sem"], None)
+    if was.scores is None:
+        fall, allowed = was.mean - now["mean"], margin * math.hypot(was.sem, now["sem"])
+    else:
+        fall, error = _fall_by_prompt(scored, was.scores)
+        allowed = max(margin * error, _ROUNDING * was.sem * math.sqrt(len(was.scores)))
     return {
-        **row,
-        "mean_before": before["mean"],
-        "sem_before": before["sem"],
+        "release": release,
+        **_what(scored),
+        **now,
+        "mean_before": was.mean,
+        "sem_before": was.sem,
+        "paired": was.scores is not None,
         "fall": fall,
-        "allowed": margin * error,
-        "regressed": fall > margin * error,
+        "allowed": allowed,
+        "regressed": fall > allowed,
     }
+
+
+def _fall_by_prompt(scored: dict[str, Any], then: Sequence[float]) -> tuple[float, float]:
+    """Return by how much the reward fell and the standard error, from the differences on each prompt."""
+    reward, by_style = scored["compare_by"], scored["protocol"] == "hpsv2"
+    groups: dict[str, list[float]] = {}
+    for one, score in zip(scored["by_prompt"], then, strict=True):
+        groups.setdefault(one["label"] if by_style else "", []).append(score - one["scores"][reward])
+    return estimate(list(groups.values()))
+
+
+def _what(scored: dict[str, Any]) -> dict[str, str]:
+    """Return what only scores of the same can be compared with."""
+    prompts = scored["prompts"] or "evaluation"
+    return {"prompts": prompts, "reward": scored["compare_by"], "scorer": scored["scorer"]}
+
+
+def _scores(scored: dict[str, Any]) -> list[list[Any]]:
+    """Return prompt, label and score in the order of the prompts."""
+    return [[one["prompt"], one["label"], one["scores"][scored["compare_by"]]] for one in scored["by_prompt"]]
 
 
 @flow(name="distar-watch")
@@ -87,7 +152,8 @@ def watch(
     Args:
         alias: an alias of the store, or a release's id.
         prompts: `file://` and a text file with a prompt a line; the profile's evaluation prompts if not given.
-        margin: how far the reward may fall, in standard errors of the difference.
+        margin: how far the reward may fall, in standard errors of the difference, which is taken prompt by prompt where
+            the prompts are the same as before.
         store: the store's URL, if not that of params.yaml.
 
     Raises:
@@ -100,17 +166,21 @@ def watch(
         if not file.is_file():
             raise PromptError(f"prompts: got {prompts!r}, which is no file; expected file://PATH, a prompt a line")
     release = find(source, alias)
-    folder = (downloads_dir() / "releases" / release).absolute()
-    if not folder.exists():
-        download(source, release, folder)
-    scored = score(folder, file)
-    last = cast("Artifact | None", Artifact.get(_SERIES))
-    earlier = json.loads(str(last.data)) if last else []
-    row = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "alias": alias,
-        **compared(scored, release, margin, earlier),
-    }
+    with at_hand(source, release) as folder:
+        scored = score(folder, file)
+        last = cast("Artifact | None", Artifact.get(_SERIES))
+        earlier = json.loads(str(last.data)) if last else []
+        memory = folder.with_suffix(".json")  # beside the release: `distar audit prune` removes both
+        remembered = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else []
+        was = before(scored, release, earlier, remembered)
+        row = {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "alias": alias,
+            **compared(scored, release, margin, was),
+        }
+        if was is None:
+            with written_whole(memory) as path:
+                path.write_text(json.dumps([*remembered, first_watch(scored)]), encoding="utf-8")
     create_table_artifact(key=_SERIES, table=[*earlier, row][-_NUM_ROWS:], description="The champion, watched")
     told = "{reward} of {release:.16}: {mean:.4f}, before {mean_before:.4f}".format(**row)
     if row["regressed"]:

@@ -1,7 +1,8 @@
 """`distar audit prune`: find what is left over of runs that are no more, and remove it if told to.
 
 Whatever is younger than the limit, or locked, stays: checkpoints and parts by the lock of their work directory,
-downloads by theirs, unfinished outputs and worktrees by the lock that their writer holds on the folder.
+downloads and watched releases by theirs, unfinished outputs and worktrees by the lock that their writer holds on the
+folder.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Literal
 from rich.filesize import decimal as bytes_text
 
 from distar import paths
-from distar.atomic import is_workshop
+from distar.atomic import is_workshop, remove_whole
 from distar.audit.evidence import gather_all
 from distar.audit.origin import release_md5
 from distar.audit.page import Page, Rows, Status
@@ -31,7 +32,8 @@ from distar.audit.repository import Repository
 from distar.errors import DistarError, StorageError, WorkDirectoryError
 from distar.fetching.downloads import downloads_dir
 from distar.locking import held_if_free
-from distar.release.storage import open_store
+from distar.release.releases import alias_names, read_alias
+from distar.release.storage import Store, open_store
 from distar.shared_params import PARAMS_PATH, RootParams, read_strict
 
 Kind = Literal["experiment", "work directory", "unfinished output", "download", "worktree"]
@@ -41,6 +43,7 @@ _SECONDS_A_DAY = 86400
 _EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/.+")
 _WORK_DIRECTORY = re.compile(r"[0-9a-f]{16}")
 _DOWNLOAD = re.compile(r"[0-9a-f]{64}\.(partial|lock)|[0-9a-f]{32}\.unpinned")
+_RELEASE_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def prune(older_than_days: int, delete: bool) -> list[Outcome]:
         StorageError: git fails, or the store of releases cannot be read, which tells the experiments to keep.
     """
     limit = time.time() - older_than_days * _SECONDS_A_DAY
-    kinds = (_experiments, _unfinished, _work_directories, _downloads, _worktrees)
+    kinds = (_experiments, _unfinished, _work_directories, _downloads, _releases, _worktrees)
     found = list(chain.from_iterable(kind(limit) for kind in kinds))
     return [_removed(stale) if delete else Outcome(stale, False, None) for stale in found]
 
@@ -147,10 +150,14 @@ def _experiments(limit: float) -> Iterator[Stale]:
 
 def _released() -> set[bytes]:
     """Return DVC's hashes of all published releases."""
-    params = read_strict(PARAMS_PATH, RootParams).publish
-    everything = gather_all(open_store(params.url, params.endpoint_url))
+    everything = gather_all(_store())
     locks = [evidence.stated.dvc_lock for evidence in everything if evidence.attested]
     return {release_md5(lock).encode() for lock in locks if "package" in lock}
+
+
+def _store() -> Store:
+    params = read_strict(PARAMS_PATH, RootParams).publish
+    return open_store(params.url, params.endpoint_url)
 
 
 def _work_directories(limit: float) -> Iterator[Stale]:
@@ -163,11 +170,14 @@ def _work_directories(limit: float) -> Iterator[Stale]:
 
 
 def _unfinished(limit: float) -> Iterator[Stale]:
-    """Find what killed writers left in the project, its local store and its local mirror, but not in hidden folders."""
+    """Find what killed writers left in the project, its local store and mirror, and among the releases downloaded.
+
+    Hidden folders of these are not looked into.
+    """
     params = read_strict(PARAMS_PATH, RootParams)
     urls = [url for url in (params.publish.url, params.models.mirror) if url and url.startswith("file://")]
     found: dict[Path, Path] = {}
-    for root in (Path(), *(Path(url.removeprefix("file://")) for url in urls)):
+    for root in (Path(), _watched(), *(Path(url.removeprefix("file://")) for url in urls)):
         for top, names, _ in os.walk(root):
             folders = [Path(top, name) for name in names if name.startswith(".")]
             names[:] = [name for name in names if not name.startswith(".")]
@@ -186,6 +196,44 @@ def _downloads(limit: float) -> Iterator[Stale]:
         unfinished = of_one[-1].suffix != ".lock"
         why = "it was given up" if unfinished else "a lock that nobody holds"
         yield from _unused("download", of_one, of_one[0], why, limit)
+
+
+def _releases(limit: float) -> Iterator[Stale]:
+    """Find releases that were watched and that no alias points at, by their locks; what is remembered of each goes too.
+
+    If the store does not tell where its aliases point, they are shown, and not removed.
+    """
+    old = [
+        stale
+        for lock in sorted(_watched().glob("*.lock"))
+        if _RELEASE_LOCK.fullmatch(lock.name)
+        for stale in _unused_release(lock, limit)
+    ]
+    if not old:
+        return  # only then is the store asked
+    try:
+        store = _store()
+        pointed_at = {read_alias(store, alias).release for alias in alias_names(store)}
+    except DistarError as error:
+        why = f"an alias may point at it: {error}"
+
+        def keep() -> None:
+            raise StorageError(why)
+
+        yield from (replace(stale, why=why, remove=keep) for stale in old)
+    else:
+        yield from (stale for stale in old if Path(stale.place).stem not in pointed_at)
+
+
+def _watched() -> Path:
+    return downloads_dir() / paths.WATCHED_RELEASES
+
+
+def _unused_release(lock: Path, limit: float) -> list[Stale]:
+    folder = lock.with_suffix("")
+    files = [path for path in (lock, lock.with_suffix(".json"), folder) if path.exists()]
+    remove = partial(remove_whole, folder) if folder.exists() else lambda: None
+    return _unused("download", files, lock, "no alias points at it", limit, before=remove)
 
 
 def _worktrees(limit: float) -> Iterator[Stale]:
@@ -219,7 +267,7 @@ def _unused(
 ) -> list[Stale]:
     """Return files and folders that are removed together, if they are old and nobody holds their lock.
 
-    `before` is called before they are removed.
+    `before` is called before they are removed, and may remove some of them.
     """
 
     def remove() -> None:
@@ -227,11 +275,11 @@ def _unused(
             if not held or _newest(files) >= limit:
                 raise WorkDirectoryError(f"{files[-1]} came into use meanwhile; run again when it is not")
             before()
-            for path in files:
+            for path in sorted(files, key=lambda path: path == lock):  # last, or others would take a new one meanwhile
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
     with suppress(FileNotFoundError):  # whoever used it removed it meanwhile
         if lock.stat().st_mtime >= limit:  # without touching the lock of what runs or just ran

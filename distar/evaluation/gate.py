@@ -225,6 +225,12 @@ def judge(candidate: Evaluated, champion: Evaluated | None, params: GateParams) 
     return Verdict(all(check.passed for check in checks), against, _paired(candidate, opponent), checks)
 
 
+def estimate(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the mean of the groups' means and its standard error."""
+    mean = fmean(fmean(group) for group in groups)
+    return mean, math.hypot(*(stdev(group) / math.sqrt(len(group)) for group in groups)) / len(groups)
+
+
 def verdict_table(verdict: Verdict) -> RenderableType:
     """Show a verdict on the terminal."""
     table = Table("figure", "candidate", verdict.against, "difference", "95 % interval", "bound", "verdict")
@@ -270,10 +276,10 @@ def _difference(rule: _Rule, candidate: Evaluated, champion: Evaluated, system: 
     _check_comparable(rule, candidate, champion)
     new = _values(rule, candidate, "generator", "the candidate's")
     old = _values(rule, champion, system, "the champion's" if system == "generator" else "the initial generator's")
-    (mean, error), (before, error_before) = _estimate(new), _estimate(old)
+    (mean, error), (before, error_before) = estimate(new), estimate(old)
     half = math.hypot(error, error_before)
     if _paired(candidate, champion):
-        _, half = _estimate([[a - b for a, b in zip(*pair, strict=True)] for pair in zip(new, old, strict=True)])
+        _, half = estimate([[a - b for a, b in zip(*pair, strict=True)] for pair in zip(new, old, strict=True)])
     return _Difference(mean, before, mean - before - _Z * half, mean - before + _Z * half)
 
 
@@ -321,12 +327,6 @@ def _values(rule: _Rule, evaluated: Evaluated, system: str, whose: str) -> list[
     if any(len(group) == 1 for group in groups.values()):
         raise _IncomparableError(f"{whose} scores are of one prompt alone, which tells nothing of its error")
     return [groups[name] for name in sorted(groups)]
-
-
-def _estimate(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Return the mean of the groups' means and its standard error."""
-    mean = fmean(fmean(group) for group in groups)
-    return mean, math.hypot(*(stdev(group) / math.sqrt(len(group)) for group in groups)) / len(groups)
 
 
 def _check(rule: _Rule, found: _Difference) -> Check:

@@ -19,6 +19,10 @@ import pytest
 from distar.__main__ import main
 from distar.audit.prune import prune
 from distar.errors import StorageError, WorkDirectoryError
+from distar.release.package import write_manifest
+from distar.release.releases import alias_name, move, publish
+from distar.release.storage import open_store
+from distar.releasing import at_hand
 
 PARAMS = """profile: tiny
 seed: 0
@@ -46,6 +50,15 @@ writing = written_whole(Path(sys.argv[1]))
 partial = writing.__enter__()
 partial.mkdir()
 (partial / "half.txt").write_text("half")
+"""
+KILLED_REMOVAL = """
+import os, sys
+from distar.__main__ import main
+def kill(event, arguments):
+    if event == "os.remove" and arguments[0] == "model.safetensors":
+        os._exit(9)
+sys.addaudithook(kill)
+main(["audit", "prune", "--delete"])
 """
 RUN_IN_WORKTREE = "from distar.worktree import worktree; run = worktree('HEAD'); run.__enter__()"
 
@@ -124,6 +137,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ".distar/tiny/autoencoder.done",
         f".distar/downloads/{HASH}",
         ".distar/downloads/notes.partial",
+        ".distar/downloads/releases/notes.lock",
+        f".distar/downloads/releases/{HASH}/metrics.json",
+        f".distar/downloads/releases/{HASH}.lock",
         ".distar/train/notes/lock",
         ".distar/train/0123456789abcde0/no-lock-beside-it",
         ".notes-abcdefgh/todo.txt",
@@ -134,6 +150,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "published/blobs/sha256/1",
     ):
         old(Path(path), "kept")
+    champion = {"release": HASH, "history": [{"who": "a", "when": "then", "from": None, "to": HASH}]}
+    open_store("file://published").create(alias_name("champion"), json.dumps(champion).encode())
     old(tmp_path)
     return folder
 
@@ -171,6 +189,28 @@ def unpinned_download() -> Leftover:
     return Leftover("download", str(path), [path], path)
 
 
+def watched_release() -> Leftover:
+    folder = Path(".distar/downloads/releases") / HASH[::-1]
+    lock = old(folder.with_suffix(".lock"), "1")
+    memory = old(folder.with_suffix(".json"), "[]")
+    weights = old(folder / "unet" / "model.safetensors", "weights")
+    old(folder)
+    return Leftover("download", str(folder), [lock, memory, folder], weights, (TAKE_LOCK, lock))
+
+
+def lock_of_a_watched_release() -> Leftover:
+    lock = old(Path(f".distar/downloads/releases/{HASH[::-1]}.lock"), "1")
+    return Leftover("download", str(lock), [lock], lock, (TAKE_LOCK, lock))
+
+
+def half_of_a_release() -> Leftover:
+    with process(WRITE, Path(".distar/downloads/releases") / HASH):
+        pass
+    (folder,) = Path(".distar/downloads/releases").glob(f".{HASH}-*")
+    old(folder)
+    return Leftover("unfinished output", str(folder), [folder], folder / HASH / "half.txt", (HOLD_FOLDER, folder))
+
+
 def worktree() -> Leftover:
     parent = Path(tempfile.gettempdir()) / "distar-worktree-abc"
     git("worktree", "add", "-q", "--detach", str(parent / "project"))
@@ -193,9 +233,10 @@ def experiment(when: float = OLD) -> Leftover:
     return Leftover("experiment", name)
 
 
-FILES = [work_directory, unfinished_output, download, lock_of_a_download, unpinned_download, worktree]
+RELEASES = [watched_release, lock_of_a_watched_release, half_of_a_release]
+FILES = [work_directory, unfinished_output, download, lock_of_a_download, unpinned_download, *RELEASES, worktree]
 ALL: list[Callable[[], Leftover]] = [*FILES, worktree_that_is_gone, experiment]
-LOCKABLE = [work_directory, unfinished_output, download, lock_of_a_download, worktree]
+LOCKABLE = [work_directory, unfinished_output, download, lock_of_a_download, *RELEASES, worktree]
 
 
 def state(root: Path) -> set[str]:
@@ -327,6 +368,56 @@ def test_an_error_is_told_and_the_rest_goes_on(workspace: Path, capsys: pytest.C
     assert reference.exists()
     assert removed["removed"]
     assert not folder.exists()
+
+
+def test_a_watched_release_stays_while_the_store_does_not_tell_its_aliases(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    releases = Path(".distar/downloads/releases")
+    shutil.rmtree("published/aliases")
+    (workspace / "published" / "aliases").touch()
+    shown = told(capsys)
+    assert [one["place"] for one in shown] == [str(releases / HASH)]
+    assert str(shown[0]["why"]).startswith("an alias may point at it: published/aliases: Not a directory")
+    folder = work_directory().gone[0]
+    removed, failed = told(capsys, "--delete", status=1)
+    assert removed["removed"]
+    assert not folder.exists()
+    assert str(failed["error"]).startswith("not removed: an alias may point at it")
+    assert (releases / HASH / "metrics.json").exists()
+
+
+def test_a_release_that_is_at_hand_stays(workspace: Path) -> None:
+    Path("packaged").mkdir()
+    Path("packaged/README.md").write_text("A release")
+    write_manifest(Path("packaged"))
+    store = open_store("file://published")
+    release, _ = publish(store, Path("packaged"), lambda _: None)
+    place = f".distar/downloads/releases/{release}"
+
+    def offered() -> bool:
+        return place in [one.stale.place for one in prune(0, delete=False)]
+
+    with at_hand(store, release) as folder:
+        assert not offered()
+        assert (folder / "README.md").read_text() == "A release"
+    assert offered()
+    move(store, "candidate", release, None)
+    assert not offered()
+
+
+def test_of_a_removal_that_is_killed_no_half_release_remains(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, folder = watched_release().gone
+    result = subprocess.run([sys.executable, "-c", KILLED_REMOVAL], stdout=subprocess.DEVNULL, check=False)
+    assert result.returncode == 9
+    assert not Path(folder).exists()
+    (workshop,) = folder.parent.glob(f".{folder.name}-*")
+    assert list(workshop.rglob("model.safetensors")) != []
+    old(workshop)
+    assert {one["kind"] for one in told(capsys, "--delete")} == {"download", "unfinished output"}
+    assert not workshop.exists()
 
 
 def test_days_are_those_asked_for(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
-from tests.miniature import edit
+from distar import paths
+from distar.prompts import load_prompts
+from tests.miniature import edit, state_licences
 
 
 def scored(*arguments: str, status: int = 0) -> Any:
@@ -31,16 +34,35 @@ def test_a_release_scores_as_it_was_evaluated(reproduced: Path) -> None:
         assert found["scores"][name] == pytest.approx(figures, rel=1e-4)
     assert found["scores"]["judge"]["mean"] == pytest.approx(stated["judge_accuracy"])
     assert (found["num_prompts"], found["prompts"], found["compare_by"]) == (7, None, "preference")
+    assert [one["prompt"] for one in found["by_prompt"]] == list(load_prompts(paths.EVALUATION_PROMPTS))
+    assert set(found["by_prompt"][0]["scores"]) == {"preference", "matching", "judge"}
+    for name in stated["rewards"]:
+        scores, released = ([one[whose][name] for one in found["by_prompt"]] for whose in ("scores", "released"))
+        assert scores == pytest.approx(released, rel=1e-4)
+        assert fmean(scores) == pytest.approx(found["scores"][name]["mean"])
 
 
 def test_other_prompts_and_another_reward_are_told(reproduced: Path) -> None:
     Path("new.txt").write_text("a teal moon on sand\n\na red star\n")
+    before = scored("outputs/release", "--prompts", "new.txt")
+    assert set(before["released"]) == {"preference", "matching"}
+    assert [one["prompt"] for one in before["by_prompt"]] == ["a teal moon on sand", "a red star"]
+    assert [one["released"] for one in before["by_prompt"]] == [{}, {}]  # the release drew others
     edit(reproduced / "profiles" / "mini.yaml", "evaluate", "rewards", value=["preference"])
-    edit(reproduced / "outputs" / "release" / "params.yaml", "rewards", "preference", "source", value="file://other")
+    edit(reproduced / "profiles" / "mini.yaml", "rewards", "preference", "source", value="file://another")
+    state_licences(reproduced)
     found = scored("outputs/release", "--prompts", "new.txt")
     assert (found["num_prompts"], found["prompts"]) == (2, "new.txt")
     assert set(found["scores"]) == {"preference"}  # the judge does not understand the second
     assert "preference" not in found["released"]  # another reward's figures are nothing to compare with
+    assert found["scorer"] != before["scorer"]
+
+
+def test_figures_of_another_backend_are_not_set_beside(reproduced: Path) -> None:
+    edit(reproduced / "outputs" / "release" / "params.yaml", "evaluate", "backend", value="official")
+    found = scored("outputs/release")
+    assert found["released"] == {}
+    assert all(one["released"] == {} for one in found["by_prompt"])
 
 
 def test_what_cannot_be_scored_is_refused(reproduced: Path) -> None:
