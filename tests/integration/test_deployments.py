@@ -283,6 +283,7 @@ def test_a_failed_run_is_told_through_a_block(served: Served) -> None:
 
 def test_serving_that_is_told_to_end_ends_its_runs_and_says_so(served: Served) -> None:
     """The last test: after it nothing is served."""
+    served.by_itself("distar-retrain/retrain", active=False)
     run = served.begin("distar-retrain/retrain", changes={"train.num_steps": 100_000, "publish.url": STORE})
     wait_for("it trains", lambda: served.running("distar", "train"))
     served.serving.terminate()
