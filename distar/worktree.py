@@ -1,14 +1,16 @@
-"""A git worktree of its own for a run, so that the user's workspace is never touched."""
+"""Git and DVC: a worktree of its own for a run, so that the user's workspace is never touched; what they print."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from distar.errors import StorageError
 from distar.locking import held_if_free
 from distar.paths import WORKTREE_PREFIX
 
@@ -16,8 +18,12 @@ DVC = (sys.executable, "-m", "dvc")
 
 
 def current_revision() -> str:
-    """Return the workspace's last commit."""
-    return _output(["git", "rev-parse", "HEAD"])
+    """Return the workspace's last commit.
+
+    Raises:
+        StorageError: there is none.
+    """
+    return output_of(["git", "rev-parse", "HEAD"])
 
 
 @contextmanager
@@ -25,17 +31,31 @@ def worktree(revision: str) -> Iterator[Path]:
     """Check a revision out in a temporary folder, sharing its DVC cache; remove it at the end.
 
     The folder around it is locked (flock) until then: one that is not belongs to a run that was killed.
+
+    Raises:
+        StorageError: git or DVC refuses: there is no such revision, the disk is full, the clone is another user's.
     """
-    cache = _output([*DVC, "cache", "dir"])
+    cache = output_of([*DVC, "cache", "dir"])
     with tempfile.TemporaryDirectory(prefix=WORKTREE_PREFIX) as parent, held_if_free(Path(parent)):
         folder = Path(parent) / "project"
-        _output(["git", "worktree", "add", "--detach", str(folder), revision])
+        output_of(["git", "worktree", "add", "--detach", str(folder), revision])
         try:
-            _output([*DVC, "cache", "dir", "--local", cache], cwd=folder)
+            output_of([*DVC, "cache", "dir", "--local", cache], folder)
             yield folder
         finally:
-            _output(["git", "worktree", "remove", "--force", str(folder)])
+            output_of(["git", "worktree", "remove", "--force", str(folder)])
 
 
-def _output(command: list[str], cwd: Path | None = None) -> str:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+def output_of(command: Sequence[str], folder: Path | None = None) -> str:
+    """Run git or DVC and return what it prints.
+
+    Raises:
+        StorageError: it is not installed, or refuses; the message holds its own words.
+    """
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except FileNotFoundError as error:
+        raise StorageError(f"{command[0]} is not installed, or {folder} is gone; `{shlex.join(command)}`") from error
+    except subprocess.CalledProcessError as error:
+        told = error.stderr.strip() or error.stdout.strip() or f"it ended with status {error.returncode}"
+        raise StorageError(f"`{shlex.join(command)}` failed: {told}") from error

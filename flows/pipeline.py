@@ -47,7 +47,7 @@ from distar.errors import DistarError, ParameterError
 from distar.fetching.downloads import downloads_dir
 from distar.release.releases import read_alias
 from distar.release.storage import open_store
-from distar.worktree import DVC, current_revision, worktree
+from distar.worktree import DVC, current_revision, output_of, worktree
 from flows.changes import PARAMS, add_set_option, changed_parameters
 from flows.commands import CommandError, stream
 from flows.gpu import the_gpu
@@ -62,9 +62,9 @@ _EDGE = re.compile(r'^\s*"(?P<before>[^"]+)"\s*->\s*"(?P<after>[^"]+)";?$', re.M
 
 def dependencies(folder: Path = _WORKSPACE) -> dict[str, set[str]]:
     """Return the stages that each stage of a project depends on, as `dvc dag` tells."""
-    names = _dvc_output(folder, "stage", "list", "--name-only").split()
+    names = output_of([*DVC, "stage", "list", "--name-only"], folder).split()
     needed: dict[str, set[str]] = {name: set() for name in names}
-    for edge in _EDGE.finditer(_dvc_output(folder, "dag", "--dot")):
+    for edge in _EDGE.finditer(output_of([*DVC, "dag", "--dot"], folder)):
         needed[edge["after"]].add(edge["before"])
     return needed
 
@@ -111,7 +111,7 @@ def project(changes: Mapping[str, Any] | None) -> Iterator[Path]:
     commit = current_revision()
     changed = changed_parameters(commit, changes)
     with worktree(commit) as folder:
-        _dvc_output(folder, "checkout", "--quiet", "--allow-missing")
+        output_of([*DVC, "checkout", "--quiet", "--allow-missing"], folder)
         changed.write(folder)
         yield folder
 
@@ -248,7 +248,7 @@ def foreseen(order: Sequence[str], folder: Path) -> dict[str, str]:
     `dvc repro --dry` does not: it stops where an output is missing, and takes a stage for up to date after one that is
     to run.
     """
-    changed, needed = json.loads(_dvc_output(folder, "status", "--json", *order)), dependencies(folder)
+    changed, needed = json.loads(output_of([*DVC, "status", "--json", *order], folder)), dependencies(folder)
     told: dict[str, str] = {}
     waiting: set[str] = set()
     for stage in order:
@@ -332,10 +332,6 @@ def _reasons(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _dvc_output(folder: Path, *arguments: str) -> str:
-    return subprocess.run([*DVC, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdic
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
-from distar.worktree import DVC, worktree
+from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
 from flows.commands import CommandError
 from flows.gpu import the_gpu
@@ -169,21 +169,21 @@ def decide(plan: Plan, folder: Path, release: str, branch: str) -> Outcome:
 @task(cache_policy=NO_CACHE, **_PATIENT)
 def push(folder: Path) -> None:
     """Push what DVC keeps of the run to the workspace's default remote, if it has one."""
-    settings = dict(line.split("=", 1) for line in _output([*DVC, "config", "--list"]).splitlines())
+    settings = dict(line.split("=", 1) for line in output_of([*DVC, "config", "--list"]).splitlines())
     remote = settings.get("core.remote")
     if remote is None:
         return
     wanted = ("core.remote", f"remote.{remote}.")
     for key, value in settings.items():  # the workspace's own settings are not in git, and its paths are relative to it
         if key.startswith(wanted):
-            _output([*DVC, "config", "--local", key, value], folder)
+            output_of([*DVC, "config", "--local", key, value], folder)
     run([*DVC, "push", "--run-cache"], folder)
 
 
 @task(cache_policy=NO_CACHE)
 def report(outcome: Outcome) -> None:
     """Attach the verdict to the flow run."""
-    told = _output(["git", "log", "-1", "--format=# %s%n%n%b", outcome.branch])
+    told = output_of(["git", "log", "-1", "--format=# %s%n%n%b", outcome.branch])
     create_markdown_artifact(
         key="retrain", markdown=f"{told}\n\nRecorded on `{outcome.branch}`.", description="Verdict"
     )
@@ -224,7 +224,7 @@ def retrain(
         get_run_logger().info(outcome.told)
         try:
             push(folder)
-        except CommandError as error:
+        except (CommandError, StorageError) as error:
             raise CommandError(f"{outcome.told} What DVC keeps of it could not be pushed: {error}") from error
         finally:  # and last: a server that was lost can be told nothing, and must keep nothing from being done
             show_timings(done)
@@ -264,12 +264,12 @@ def _message(plan: Plan, release: str, champion: str | None, verdict: Verdict) -
 
 def _record(plan: Plan, folder: Path, branch: str, message: str) -> None:
     """Commit what the run was made of and came to, on a branch; no hook runs, and no other branch or index changes."""
-    _output(
+    output_of(
         ["git", "add", "--", str(PARAMS), str(plan.changed.profile_path), str(DVC_LOCK), str(paths.METRICS)], folder
     )
-    tree = _output(["git", "write-tree"], folder)
-    commit = _output(["git", *_identity(), "commit-tree", tree, "-p", plan.commit, "-m", message], folder)
-    _output(["git", "update-ref", f"refs/heads/{branch}", commit], folder)
+    tree = output_of(["git", "write-tree"], folder)
+    commit = output_of(["git", *_identity(), "commit-tree", tree, "-p", plan.commit, "-m", message], folder)
+    output_of(["git", "update-ref", f"refs/heads/{branch}", commit], folder)
 
 
 def _identity() -> list[str]:
@@ -277,10 +277,6 @@ def _identity() -> list[str]:
     command = ["git", "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT"]
     known = subprocess.run(command, capture_output=True, check=False).returncode == 0
     return [] if known else ["-c", "user.name=distar", "-c", "user.email=distar@localhost"]
-
-
-def _output(command: Sequence[str], folder: Path = Path()) -> str:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

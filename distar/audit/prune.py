@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from distar.locking import held_if_free
 from distar.release.releases import alias_names, read_alias
 from distar.release.storage import Store, open_store
 from distar.shared_params import PARAMS_PATH, RootParams, read_strict
+from distar.worktree import output_of
 
 Kind = Literal["experiment", "work directory", "unfinished output", "download", "worktree"]
 
@@ -322,9 +322,4 @@ def _in_git() -> bool:
 
 
 def _git(*arguments: str) -> str:
-    try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
-    except FileNotFoundError as error:
-        raise StorageError("git is not installed, so its references and worktrees cannot be looked at") from error
-    except subprocess.CalledProcessError as error:
-        raise StorageError(f"`git {' '.join(arguments)}` failed: {error.stderr.strip()}") from error
+    return output_of(["git", *arguments])

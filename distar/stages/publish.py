@@ -24,7 +24,8 @@ from distar.release.storage import Store, open_store
 def run(project: Path = Path(), move_latest: bool = True) -> None:
     """Publish, point `latest` at the release unless told not to, and say where to look.
 
-    Paths of the store and the key are relative to `project`: a worktree publishes where its project does.
+    Paths of the store and the key are relative to `project`: a worktree publishes where its project does, and what lies
+    in it is not told, since it will be gone.
     """
     params = load_params().root.publish
     with recorded("publish") as record:
@@ -37,12 +38,15 @@ def run(project: Path = Path(), move_latest: bool = True) -> None:
         with written_whole(paths.RECEIPT) as path:
             path.write_text(json.dumps({"release": release_id, "url": params.url}, indent=2) + "\n", encoding="utf-8")
     signed = f"signed by {signer.public_key.keyid[:16]}" if signer else "not signed"
-    Console().print(
-        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {params.url} ({outcome}, {signed}).\n"
-        f"  report    {paths.REPORT_PAGE}\n  metrics   {paths.METRICS}\n  pictures  {paths.SAMPLE_GRID}\n"
-        f"  pipeline  {paths.RELEASE}\n",
-        highlight=False,
+    console = Console(highlight=False)
+    console.print(
+        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {params.url} ({outcome}, {signed})."
     )
+    if project == Path():
+        console.print(
+            f"  report    {paths.REPORT_PAGE}\n  metrics   {paths.METRICS}\n  pictures  {paths.SAMPLE_GRID}\n"
+            f"  pipeline  {paths.RELEASE}\n"
+        )
 
 
 def _attach(store: Store, signer: Signer | None, release_id: str) -> None:

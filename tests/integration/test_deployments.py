@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,7 +44,7 @@ from distar.release.releases import read_alias, release_ids, verify
 from distar.release.storage import Store, open_store
 from tests.integration.conftest import S3Server, client_of
 from tests.integration.prefect_server import prefect_server, process, wait_for
-from tests.miniature import edit, git, with_gain
+from tests.miniature import REPOSITORY, edit, git, with_gain
 
 STORE = "s3://served/releases"
 WATCH = ArtifactFilter(key=ArtifactFilterKey(any_=["watch"]))
@@ -279,6 +281,17 @@ def test_a_failed_run_is_told_through_a_block(served: Served) -> None:
     assert "prefect.flow-run.Failed" in body
     assert run.name in body
     assert bodies.empty()
+
+
+def test_commands_that_operators_are_told_are_understood(served: Served) -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    told = re.findall(r"`prefect ((?:deployment schedule|global-concurrency-limit|work-pool) [^`]+)`", text)
+    assert len(told) >= 6
+    served.client.delete_global_concurrency_limit_by_name("gpu")
+    for command in sorted(told):  # a limit is created before it is updated
+        words = shlex.split(command.replace("--limit N", "--limit 1"))
+        words = [str(REPOSITORY / word) if word.startswith("deploy/") else word for word in words]
+        assert served.python("prefect", "--no-prompt", *words) == 0, command
 
 
 def test_serving_that_is_told_to_end_ends_its_runs_and_says_so(served: Served) -> None:
