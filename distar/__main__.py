@@ -1,4 +1,4 @@
-"""The command line: stages, `distar sample`, `score`, `models`, `release`, `audit`, `tiny`. Heavy imports wait."""
+"""The command line: stages, `sample`, `score`, `models`, `release`, `audit`, `tiny`, `bench`. Heavy imports wait."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from distar.commands.arguments import positive
 from distar.commands.audit import add_audit
+from distar.commands.bench import add_bench
 from distar.commands.models import add_models
 from distar.commands.release import add_release
 from distar.commands.score import add_score
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add_score(commands)
     add_audit(commands)
     add_tiny(commands)
+    add_bench(commands)
     return root
 
 

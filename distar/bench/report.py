@@ -1,0 +1,66 @@
+"""Run the benchmarks of chosen networks; show them on the terminal, or as JSON with what they were measured on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from distar.bench.iteration import IterationFigures, measure_iteration
+from distar.bench.subject import make_subject
+from distar.lineage.device import describe_device
+from distar.params import load_params
+from distar.runtime import prepare_torch
+
+# On a CPU: of the hundred million, an iteration takes seconds
+_BATCH_SIZES = {"tiny": 32, "sd15-100m": 4}
+_ROUNDS = {"tiny": 9, "sd15-100m": 5}
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """Figures by network, and what they were measured with."""
+
+    command: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    networks: dict[str, IterationFigures]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return asdict(self)
+
+
+def run_benchmarks(networks: Sequence[str]) -> Benchmarks:
+    """Measure the networks, one after the other."""
+    accelerator = prepare_torch(load_params(profile="tiny").profile.runtime)
+    figures = {
+        name: measure_iteration(make_subject(name, accelerator.device), _BATCH_SIZES[name], _ROUNDS[name])
+        for name in networks
+    }
+    versions = {name: version(name) for name in ("distar", "torch", "diffusers", "transformers", "accelerate")}
+    return Benchmarks(" ".join(sys.argv), describe_device(accelerator.device), versions, figures)
+
+
+def benchmarks_table(found: Benchmarks) -> RenderableType:
+    """Show the figures, and where the time goes."""
+    ratios = Table("figure", *found.networks, title=f"Ratios, on {found.machine['class']}", title_justify="left")
+    for name, form in (
+        ("iteration_over_floor", ".3f"),
+        ("time_ratio_plain", ".2f"),
+        ("memory_ratio_plain", ".2f"),
+        ("memory_growth_8_to_64", ".1%"),
+    ):
+        ratios.add_row(name, *(format(getattr(one, name), form) for one in found.networks.values()))
+    parts = Table("part", *found.networks, title="Milliseconds (median)", title_justify="left")
+    for name in next(iter(found.networks.values())).seconds:
+        parts.add_row(name, *(f"{1000 * one.seconds[name]:.1f}" for one in found.networks.values()))
+    peaks = Table("peak of tensors", *found.networks, title="MB", title_justify="left")
+    for name in next(iter(found.networks.values())).peak_bytes:
+        peaks.add_row(name, *(f"{one.peak_bytes[name] / 1e6:.0f}" for one in found.networks.values()))
+    return Group(ratios, parts, peaks)

@@ -1,0 +1,33 @@
+"""`distar bench`: what training costs."""
+
+from __future__ import annotations
+
+import argparse
+
+from distar.commands.output import show
+
+
+def add_bench(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    bench = commands.add_parser(
+        "bench",
+        help="measure what training costs",
+        description="Measure a DI* iteration beside its unavoidable parts and beside the plain implementation.",
+        epilog="Ratios of one run tell more than seconds: run it where nothing else does. See docs/bench.md.",
+    )
+    bench.add_argument(
+        "--network",
+        action="append",
+        choices=["tiny", "sd15-100m"],
+        help="what to measure; may be repeated (both): the tiny world's networks, random ones of SD1.5's shape",
+    )
+    bench.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    bench.set_defaults(run=_run_bench)
+
+
+def _run_bench(options: argparse.Namespace) -> None:
+    from distar.bench.report import benchmarks_table, run_benchmarks
+    from distar.bench.subject import NETWORKS
+
+    found = run_benchmarks(options.network or NETWORKS)
+    show(options, found.to_json(), benchmarks_table(found))

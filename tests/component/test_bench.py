@@ -1,0 +1,101 @@
+"""The benchmark measures what it says: the plain way has our gradient, bytes are counted, parts take turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distar.__main__ import main
+from distar.bench import report
+from distar.bench.measure import Part, median_ratio, peak_bytes, seconds_of
+from distar.bench.plain import plain_loss
+from distar.bench.subject import Subject, make_subject
+from distar.training.step import generator_loss
+from tests.miniature import REPOSITORY
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Subject:
+    monkeypatch.chdir(REPOSITORY)
+    return make_subject("tiny", CPU)
+
+
+def gradients(module: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None])
+
+
+def test_plain_way_has_the_same_gradient(tiny: Subject) -> None:
+    for module in (tiny.family, tiny.generator.module, tiny.assistant.module, tiny.reward):
+        module.double()
+    drawn = tiny.batch(2)
+    batch = replace(
+        drawn, embedding=drawn.embedding.to(dtype=torch.float64), noise=drawn.noise.double(), eps=drawn.eps.double()
+    )
+    generator, assistant, reference = tiny.generator.module, tiny.assistant.module, tiny.family.reference()
+    reference.null_prompt = reference.null_prompt.to(dtype=torch.float64)
+
+    x0 = generator(batch.noise, batch.embedding)
+    assistant.requires_grad_(False)
+    by_x0, _ = generator_loss(x0, assistant, reference, batch, tiny.objective)
+    x0.backward(by_x0)
+    ours = gradients(generator)
+    tiny.generator.optimizer.zero_grad(set_to_none=True)
+    plain_loss(generator(batch.noise, batch.embedding), assistant, reference, batch, tiny.objective).sum().backward()
+    plain = gradients(generator)
+    assert ours.norm() > 1e-3
+    assert (ours - plain).norm() <= 1e-8 * plain.norm()
+
+
+def test_peak_is_what_is_held_at_once() -> None:
+    layer = nn.Linear(10, 10)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+    def run() -> None:
+        first = torch.zeros(1000, 1000)
+        del first
+        held = [torch.zeros(1000, 1000) for _ in range(2)]
+        del held
+
+    assert peak_bytes(run, [layer], [optimizer]) == pytest.approx(4 * (2 * 1000 * 1000 + 110), abs=4096)
+
+
+def test_parts_take_turns_and_the_first_round_does_not_count() -> None:
+    seen: list[str] = []
+    parts = [Part("a", lambda: seen.append("a"), lambda: seen.append("before a")), Part("b", lambda: seen.append("b"))]
+    rounds = seconds_of(parts, 2, CPU)
+    assert seen == ["before a", "a", "b"] * 3
+    assert [[*one] for one in rounds] == [["a", "b"]] * 2
+
+
+def test_ratio_is_taken_in_each_round() -> None:
+    rounds: Sequence[dict[str, float]] = [
+        {"a": 1.0, "b": 1.0, "c": 1.0},
+        {"a": 9.0, "b": 2.0, "c": 1.0},
+        {"a": 4.0, "b": 1.0, "c": 1.0},
+    ]
+    assert median_ratio(rounds, ["a"], ["b", "c"]) == 2.0
+
+
+def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(report, "_BATCH_SIZES", {"tiny": 2})
+    monkeypatch.setattr(report, "_ROUNDS", {"tiny": 1})
+    assert main(["bench", "--network", "tiny", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    figures = found["networks"]["tiny"]
+    assert found["machine"]["class"]
+    assert torch.__version__.startswith(found["versions"]["torch"])
+    assert figures["iteration_over_floor"] > 0
+    assert (
+        figures["memory_ratio_plain"] == figures["peak_bytes"]["plain iteration"] / figures["peak_bytes"]["iteration"]
+    )
+    peaks = figures["peak_bytes"]
+    assert figures["memory_growth_8_to_64"] == peaks["batch of 64"] / peaks["batch of 8"] - 1
+    assert all(value > 0 for value in [*figures["seconds"].values(), *peaks.values()])
