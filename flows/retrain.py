@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 from prefect import flow, get_run_logger, task
@@ -29,7 +29,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from distar import paths
 from distar.audit.evidence import gather
@@ -195,7 +195,7 @@ def retrain(
     profile: str | None = None,
     changes: dict[str, Any] | None = None,
     reason: str = "by hand",
-    jitter_seconds: int = 0,
+    jitter_seconds: Annotated[int, Field(ge=0)] = 0,
 ) -> Outcome:
     """Train at a revision with changed parameters, publish, and promote if the gate lets it pass.
 

@@ -18,14 +18,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import Artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
+from pydantic import Field
 
 from distar.atomic import written_whole
+from distar.commands.arguments import non_negative
 from distar.errors import DistarError, PromptError
 from distar.evaluation.gate import estimate
 from distar.fetching.downloads import downloads_dir
@@ -145,7 +147,10 @@ def _scores(scored: dict[str, Any]) -> list[list[Any]]:
 
 @flow(name="distar-watch")
 def watch(
-    alias: str = "champion", prompts: str | None = None, margin: float = 3.0, store: str | None = None
+    alias: str = "champion",
+    prompts: str | None = None,
+    margin: Annotated[float, Field(ge=0)] = 3.0,
+    store: str | None = None,
 ) -> dict[str, Any]:
     """Score the release that an alias points at, add the figures to the series, and tell if its reward fell.
 
@@ -197,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alias", default="champion", help="an alias of the store, or a release's id (champion)")
     parser.add_argument("--prompts", metavar="URL", help="file:// and a file (the profile's evaluation prompts)")
-    parser.add_argument("--margin", type=float, default=3.0, help="how far it may fall, in standard errors (3)")
+    parser.add_argument("--margin", type=non_negative, default=3.0, help="how far it may fall, in standard errors (3)")
     parser.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
     options = parser.parse_args(arguments)
     try:

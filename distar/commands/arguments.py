@@ -15,3 +15,15 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
     return value
+
+
+def non_negative(text: str) -> float:
+    """Read a number from 0 on.
+
+    Raises:
+        argparse.ArgumentTypeError: it is below 0, or not a number.
+    """
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return value

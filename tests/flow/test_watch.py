@@ -16,7 +16,7 @@ from prefect.testing.utilities import prefect_test_harness
 from distar.errors import PromptError
 from distar.release.releases import find
 from distar.release.storage import open_store
-from flows.watch import before, compared, first_watch, watch
+from flows.watch import before, compared, first_watch, main, watch
 from tests.miniature import git
 
 SCORES = [4.0, 16.0, 7.0, 13.0, 10.0, 5.0, 15.0, 10.0]  # prompts differ by far more than the falls below
@@ -179,6 +179,13 @@ def test_a_reward_that_the_release_was_not_scored_by_is_compared_with_its_first_
     series.watch(scored(SCORES))
     row = series.watch(scored(fallen(0.2, 0.4)))
     assert (row["prompts"], row["paired"], row["regressed"]) == ("evaluation", True, True)
+
+
+@pytest.mark.parametrize("margin", ["-1", "nan"])
+def test_a_margin_below_nothing_is_refused(margin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--margin", margin])
+    assert f"expected 0 or more, got {margin}" in capsys.readouterr().err
 
 
 def test_one_prompt_tells_nothing() -> None:
