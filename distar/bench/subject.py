@@ -23,8 +23,6 @@ from distar.rewards.reward import Reward
 from distar.training.params import OptimizerParams, TrainParams
 from distar.training.step import Batch, Objective, Trainable
 
-NETWORKS = ("tiny", "sd15-100m")
-
 _TINY = Path("models/tiny")
 
 
@@ -73,7 +71,7 @@ class Subject:
 
 
 def make_subject(network: str, device: torch.device) -> Subject:
-    """Load or draw the networks of a subject, one of `NETWORKS`."""
+    """Load the networks of `tiny`, or draw those of `sd15-100m`."""
     profile = load_params(profile="tiny").profile
     torch.manual_seed(0)
     if network == "tiny":
