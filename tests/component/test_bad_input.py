@@ -155,7 +155,7 @@ def test_full_disk_is_told_and_leaves_nothing(stage: str, limit: int, project: P
     def refuse() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    command = [sys.executable, "-m", "distar", stage]
+    command = [sys.executable, "-B", "-m", "distar", stage]  # or Python would leave cut bytecode of this very code
     result = subprocess.run(command, capture_output=True, text=True, preexec_fn=refuse, check=False)
     assert result.returncode == 1
     assert f"StorageError: no space left to write outputs/{stage}" in result.stderr
