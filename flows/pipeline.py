@@ -264,7 +264,7 @@ def foreseen(order: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the flow from the command line, return the process's exit status."""
+    """Run the flow from the command line; return the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and what depends on it")
     parser.add_argument("--only", metavar="STAGE", help="run this stage alone")
