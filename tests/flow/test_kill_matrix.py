@@ -205,17 +205,8 @@ def test_a_killed_publisher_is_repeated(undisturbed: tuple[Scene, str]) -> None:
     scene, expected = undisturbed
     forget_the_release(scene.project)
     with in_the_middle_of_publishing(scene) as run:
-        for number in SIGNALS:
-            assert wait_for(lambda: scene.running("distar", "publish") is not None, 60), scene.log()
-            publisher = scene.running("distar", "publish")
-            assert publisher is not None
-            os.kill(publisher, number)
-            assert wait_for(lambda: scene.running("distar", "publish") != publisher, 60)  # noqa: B023
-        assert release_ids(scene.store) == []
-        (scene.project / "published" / ".lock").unlink()  # which the test holds
-        assert run.wait(120) == 0, scene.log()
+        assert_publishing_goes_on(scene, run, "distar", "publish")
     assert release_ids(scene.store) == [expected]
-    scene.assert_quiet()
 
 
 def test_a_killed_dvc_that_publishes_is_repeated(undisturbed: tuple[Scene, str]) -> None:
@@ -224,18 +215,23 @@ def test_a_killed_dvc_that_publishes_is_repeated(undisturbed: tuple[Scene, str])
     forget_the_release(scene.project)
     (scene.project / "outputs" / "receipt.json").unlink()
     with in_the_middle_of_publishing(scene, "flows.pipeline", "--only", "publish") as run:
-        for number in SIGNALS:
-            assert wait_for(lambda: scene.running("distar", "publish") is not None, 60), scene.log()
-            publisher, dvc = scene.running("distar", "publish"), scene.running("dvc", "repro")
-            assert dvc is not None
-            os.kill(dvc, number)
-            assert wait_for(lambda: scene.running("distar", "publish") != publisher, 60)  # noqa: B023
-        assert release_ids(scene.store) == []
-        (scene.project / "published" / ".lock").unlink()  # which the test holds
-        assert run.wait(120) == 0, scene.log()
+        assert_publishing_goes_on(scene, run, "dvc", "repro")
     assert len(release_ids(scene.store)) == 1
-    scene.assert_quiet()
     assert git(scene.project, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def assert_publishing_goes_on(scene: Scene, run: subprocess.Popen[str], *victim: str) -> None:
+    """Kill a command by each signal: what publishes ends with it, begins anew, and comes to its end after the last."""
+    for number in SIGNALS:
+        assert wait_for(lambda: scene.running("distar", "publish") is not None, 60), scene.log()
+        publisher, killed = scene.running("distar", "publish"), scene.running(*victim)
+        assert killed is not None
+        os.kill(killed, number)
+        assert wait_for(lambda: scene.running("distar", "publish") != publisher, 60)  # noqa: B023
+    assert release_ids(scene.store) == []
+    (scene.project / "published" / ".lock").unlink()  # which the test holds
+    assert run.wait(120) == 0, scene.log()
+    scene.assert_quiet()
 
 
 @contextmanager
