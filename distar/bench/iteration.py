@@ -26,7 +26,7 @@ class IterationFigures:
         iteration_over_floor: an iteration's time over the sum of its unavoidable parts, each timed alone.
         time_ratio_plain: the plain iteration's time over ours.
         memory_ratio_plain: the plain iteration's peak of tensors over ours.
-        memory_growth_8_to_64: by how much our peak grows from a batch of 8 to one of 64, in micro-batches of 8.
+        memory_growth_8_to_64: by how much our peak grows from a batch of 8 to one of 64, in micro-batches of 4.
         seconds: the median seconds of every part.
         peak_bytes: the peaks that the ratios are of.
     """
@@ -61,7 +61,7 @@ def measure_iteration(subject: Subject, batch_size: int, rounds: int) -> Iterati
     }
     for size in (8, 64):
         grown = subject.batch(size)
-        peaks[f"batch of {size}"] = _peak(subject, lambda grown=grown: _iteration(subject, reference, grown, 8))
+        peaks[f"batch of {size}"] = _peak(subject, lambda grown=grown: _iteration(subject, reference, grown, 4))
     return IterationFigures(
         iteration_over_floor=median_ratio(timed, [_FULL], [part.name for part in floor]),
         time_ratio_plain=median_ratio(timed, [_PLAIN], [_FULL]),

@@ -31,8 +31,9 @@ def plain_iteration(subject: Subject, reference: Reference, batch: Batch) -> Non
 
     fresh = _encoded(subject.text_encoder, batch)
     x0 = subject.generator.module(fresh.noise, fresh.embedding)
+    subject.assistant.module.requires_grad_(False)
     plain_loss(x0, subject.assistant.module, reference, fresh, subject.objective).mean().backward()
-    subject.assistant.optimizer.zero_grad(set_to_none=True)
+    subject.assistant.module.requires_grad_(True)
     subject.generator.update()
 
 

@@ -17,7 +17,7 @@ from distar.lineage.device import describe_device
 from distar.params import load_params
 from distar.runtime import prepare_torch
 
-_BATCH_SIZES = {"tiny": 32, "sd15-100m": 2}
+_BATCH_SIZES = {"tiny": 32, "sd15-100m": 8}
 _ROUNDS = {"tiny": 9, "sd15-100m": 3}
 
 

@@ -6,6 +6,7 @@ Sums and means: a generator loss sums over a sample's dimensions and averages ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from distar.training.params import Guidance
 
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 """Decode latents and score them: (x0, prompts) -> score of each sample, differentiable in x0."""
+
+_PIECES = 3
+"""Into how many pieces a generator's micro-batch is cut for the frozen networks. While its own graph is held, theirs are
+the assistant's of a third and the guided reference's of two thirds: together, what the guided reference takes alone."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +107,22 @@ def generator_step(
     objective: Objective,
     micro_batch_size: int,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Move the generator down the gradient of the Diff-Instruct* loss, the assistant held constant."""
+    """Move the generator down the gradient of the Diff-Instruct* loss, the assistant held constant.
+
+    No forward pass is made twice, and at most one network's graph of a whole micro-batch is held.
+    """
     totals: dict[str, Tensor] = {}
     for part in batch.micro_batches(micro_batch_size):
         x0 = generator.forward(part.noise, part.embedding)
+        gradients = []
         with _frozen(assistant.module):
-            x0_gradient, values = generator_loss(x0, assistant.module, reference, part, objective)
-        x0.backward(x0_gradient / len(batch))
-        for name, value in values.items():
-            totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
+            size = math.ceil(len(part) / _PIECES)
+            for piece, x0_piece in zip(part.micro_batches(size), x0.split(size), strict=True):
+                gradient, values = generator_loss(x0_piece, assistant.module, reference, piece, objective)
+                gradients.append(gradient)
+                for name, value in values.items():
+                    totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
+        x0.backward(torch.cat(gradients) / len(batch))
     return totals | {"generator_grad_norm": generator.update()}
 
 
@@ -121,8 +133,7 @@ def generator_loss(
 
     The loss is a function of (x0, f_ψ, f_ref), and both estimates depend on x0 through x_t. Its partial
     derivatives are taken with all three as leaves; those by f_ψ and f_ref then go back through one
-    network after the other into x_t, and from there into x0 by the factor alpha. So only one network's
-    graph is in memory at a time.
+    network after the other into x_t, and from there into x0 by the factor alpha.
     """
     x0 = x0.detach()
     alpha, sigma = assistant.schedule.alpha_sigma(batch.timestep)
@@ -130,10 +141,9 @@ def generator_loss(
     through_scores = objective.divergence.differentiates_scores
     inside = objective.guidance == "in"
 
-    with torch.no_grad():
-        assistant_x0 = assistant.predict_x0(x_t, batch.timestep, batch.embedding)
     x_t_leaf = x_t.clone().requires_grad_(through_scores)
     with torch.set_grad_enabled(through_scores):
+        assistant_x0 = assistant.predict_x0(x_t_leaf, batch.timestep, batch.embedding)
         if inside or objective.guidance_scale == 1.0:
             scale = objective.guidance_scale if inside else 1.0
             reference_x0 = reference.predict_x0(x_t_leaf, batch.timestep, batch.embedding, scale)
@@ -151,10 +161,9 @@ def generator_loss(
         (divergence + guidance).sum(), leaves, allow_unused=True, materialize_grads=True
     )
     if through_scores:
-        (by_x_t,) = torch.autograd.grad(reference_x0, x_t_leaf, by_reference)
-        estimate = assistant.predict_x0(x_t_leaf, batch.timestep, batch.embedding)
-        (through_assistant,) = torch.autograd.grad(estimate, x_t_leaf, by_assistant)
-        x0_gradient = x0_gradient + alpha * (by_x_t + through_assistant)
+        (through_reference,) = torch.autograd.grad(reference_x0, x_t_leaf, by_reference)
+        (through_assistant,) = torch.autograd.grad(assistant_x0, x_t_leaf, by_assistant)
+        x0_gradient = x0_gradient + alpha * (through_reference + through_assistant)
 
     values = {"divergence_loss": divergence.sum(), "guidance_loss": guidance.sum()}
     values["divergence_gradient"] = _norms(x0_gradient).sum()
