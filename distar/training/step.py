@@ -28,7 +28,7 @@ RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 """Decode latents and score them: (x0, prompts) -> score of each sample, differentiable in x0."""
 
 _PIECES = 3
-"""Into how many pieces a generator's micro-batch is cut for the frozen networks. While its own graph is held, theirs are
+"""Into how many pieces the frozen networks take a generator's micro-batch. While its own graph is held, theirs are
 the assistant's of a third and the guided reference's of two thirds: together, what the guided reference takes alone."""
 
 
