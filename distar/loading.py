@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,8 +34,12 @@ def load_text_encoder(params: Params, device: torch.device) -> TextEncoder:
 
 def load_initial_generator(params: Params, family: Family) -> OneStepGenerator:
     """Load the generator that training starts from."""
-    from_reference = params.profile.initial_generator.source == "reference"
-    return load_generator(params, family, None if from_reference else paths.INITIAL_GENERATOR)
+    return load_generator(params, family, initial_weights(params))
+
+
+def initial_weights(params: Params) -> Path | None:
+    """Return where the initial generator's weights are; None if they are the reference's."""
+    return None if params.profile.initial_generator.source == "reference" else paths.INITIAL_GENERATOR
 
 
 def load_generator(params: Params, family: Family, weights_dir: Path | None) -> OneStepGenerator:
@@ -43,17 +48,19 @@ def load_generator(params: Params, family: Family, weights_dir: Path | None) -> 
     return _placed(family.generator(generator.timestep, generator.noise_scale, weights_dir), family.device)
 
 
-def load_rewards(params: Params, device: torch.device) -> dict[str, Reward]:
-    """Load every reward of the profile."""
+def load_rewards(params: Params, device: torch.device, names: Iterable[str]) -> dict[str, Reward]:
+    """Load some of the profile's rewards."""
     return {
-        name: _placed(reward.build(paths.REWARDS / name), device) for name, reward in params.profile.rewards.items()
+        name: _placed(reward.build(paths.REWARDS / name), device)
+        for name, reward in params.profile.rewards.items()
+        if name in names
     }
 
 
 def load_scorers(params: Params, device: torch.device) -> dict[str, Reward]:
     """Load every reward of the profile to score with: the official package's code where asked for and there is one."""
     if params.profile.evaluate.backend == "port":
-        return load_rewards(params, device)
+        return load_rewards(params, device, params.profile.rewards)
     return {
         name: _placed(build_official(reward, paths.REWARDS / name), device)
         for name, reward in params.profile.rewards.items()

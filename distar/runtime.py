@@ -6,6 +6,7 @@ import os
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -17,7 +18,10 @@ def prepare_torch(params: RuntimeParams, precision: str = "no") -> Accelerator:
     diffusers_logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
     transformers_logging.disable_progress_bar()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
-    accelerator = Accelerator(mixed_precision=precision)
+    # autocast's cache keeps the bf16 weights of before an update until the whole iteration ends
+    autocast = AutocastKwargs(cache_enabled=False)
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[autocast, ddp])
     torch.set_num_threads(params.num_threads)  # after the accelerator, which sets it where several processes share CPUs
     torch.use_deterministic_algorithms(params.deterministic)
     torch.set_flush_denormal(params.flush_denormal)

@@ -20,6 +20,7 @@ from distar.diffusion.generator import OneStepGenerator
 from distar.params import Profile, load_params
 from distar.rewards.clip import ClipReward
 from distar.rewards.reward import Reward
+from distar.training.optimizer import build_optimizer
 from distar.training.params import OptimizerParams, TrainParams
 from distar.training.step import Batch, Objective, Trainable
 
@@ -98,10 +99,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def _trainable(module: ModuleT, params: OptimizerParams) -> Trainable[ModuleT]:
-    optimizer = torch.optim.AdamW(
-        module.parameters(), params.learning_rate, (params.betas[0], params.betas[1]), params.eps, params.weight_decay
-    )
-    return Trainable(module, module, optimizer, params.max_grad_norm)
+    return Trainable(module, module, build_optimizer(module.parameters(), params), params.max_grad_norm)
 
 
 def _tiny(profile: Profile) -> tuple[Family, TextEncoder, Reward]:

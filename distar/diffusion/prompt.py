@@ -46,11 +46,16 @@ class PromptEmbedding:
             {name: tensor.expand(batch_size, *tensor.shape[1:]) for name, tensor in self.tensors.items()}
         )
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PromptEmbedding:
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> PromptEmbedding:
         """Move the embedding; `dtype` changes floating-point tensors alone."""
         return PromptEmbedding(
             {
-                name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+                name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking)
                 for name, tensor in self.tensors.items()
             }
         )

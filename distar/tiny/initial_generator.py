@@ -11,7 +11,8 @@ from distar.rewards.clip_score import CLIPScore
 from distar.rewards.pickscore import PickScore
 from distar.tiny.recipe import Kitchen
 from distar.training.checkpoint import WorkDirectory
-from distar.training.loop import PromptData, Training
+from distar.training.draws import PromptData
+from distar.training.loop import Training
 
 
 def build_initial_generator(kitchen: Kitchen) -> None:
@@ -23,11 +24,13 @@ def build_initial_generator(kitchen: Kitchen) -> None:
     matching = CLIPScore(kind="clip_score", source="file://matching").build(kitchen.models_dir / "matching")
     preference = PickScore(kind="pickscore", source="file://preference").build(kitchen.models_dir / "preference")
     prompts = tuple((kitchen.models_dir / "prompts" / "train.txt").read_text(encoding="utf-8").splitlines())
+    generator = family.generator(params.generator.timestep, params.generator.noise_scale, None)
     training = Training(
         params,
         kitchen.recipe.seed,
         family,
-        family.generator(params.generator.timestep, params.generator.noise_scale, None),
+        generator,
+        family.assistant(),
         PromptData(prompts, text_encoder.encode(prompts)),
         {"matching": matching, "preference": preference},
         matching,
@@ -36,4 +39,5 @@ def build_initial_generator(kitchen: Kitchen) -> None:
     fingerprint = hashlib.sha256(kitchen.recipe.model_dump_json().encode()).hexdigest()
     with WorkDirectory(kitchen.work_dir / "initial_generator", fingerprint) as work_dir:
         trained = training.run(work_dir)
-    family.save_generator(trained.generator.half(), kitchen.models_dir / "initial_generator")
+    generator.load_state_dict(trained.state)
+    family.save_generator(generator.half(), kitchen.models_dir / "initial_generator")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -15,16 +16,29 @@ from torch import Tensor, nn
 from distar.diffusion.assistant import Assistant
 from distar.diffusion.families import Family
 from distar.diffusion.generator import OneStepGenerator
-from distar.diffusion.prompt import EncodedPrompts, PromptEmbedding
+from distar.diffusion.networks import checkpoint_activations, compile_blocks, narrow_frozen, repeated_blocks
+from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference, sample_ddim
+from distar.errors import ParameterError
 from distar.progress import track
 from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
 from distar.seeding import generator as draws
 from distar.training.checkpoint import WorkDirectory
+from distar.training.distribution import (
+    distribute,
+    from_first,
+    is_sharded,
+    load_whole_optimizer_state,
+    load_whole_state,
+    whole_optimizer_state,
+    whole_state,
+)
+from distar.training.draws import Draws, PromptData, ahead
 from distar.training.ema import ExponentialMovingAverage
-from distar.training.monitors import Interval, Probe, check_finite, check_probe
-from distar.training.params import OptimizerParams, TrainParams
+from distar.training.monitors import Interval, Movement, Probe, check_finite, check_moved, check_probe
+from distar.training.optimizer import build_optimizer
+from distar.training.params import AssistantParams, GeneratorParams, TrainParams
 from distar.training.step import (
     Batch,
     Objective,
@@ -36,23 +50,20 @@ from distar.training.step import (
 
 _IMAGES_PER_PROBE_PROMPT = 2
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 Row = dict[str, float | int]
 """A line of a log: the iteration and what was measured."""
 
 
 @dataclass(frozen=True)
-class PromptData:
-    """The training prompts and their embeddings, encoded once, kept on the CPU or on disk."""
-
-    prompts: tuple[str, ...]
-    embedding: EncodedPrompts
-
-
-@dataclass(frozen=True)
 class Trained:
-    """The result: the averaged generator, the logs of updates and probes, the reference's figures on the probes."""
+    """The result: what of the generator was trained, averaged; logs of updates and probes; the reference's figures.
 
-    generator: OneStepGenerator
+    `state` is on the first process alone, by the names of the generator's parameters.
+    """
+
+    state: dict[str, Tensor]
     updates: list[Row]
     probes: list[Row]
     reference_figures: dict[str, float]
@@ -66,10 +77,14 @@ class Training:
         seed: the run's seed; every draw derives from it.
         family: the reference family's components, on `accelerator.device`.
         generator: the initial one-step generator.
+        assistant: the initial assistant.
         data: training prompts with embeddings.
-        rewards: every reward named by the parameters, on the device.
-        diversity_features: the reward whose picture features measure diversity.
-        accelerator: places and prepares; one process or many.
+        rewards: the rewards that are trained, on the device; on the first process also those that are held out.
+        diversity_features: the reward whose picture features measure diversity; needed on the first process alone.
+        accelerator: places; one process or many.
+
+    Raises:
+        ParameterError: the processes cannot share a batch, or train in shards what cannot be cut.
     """
 
     def __init__(
@@ -78,20 +93,22 @@ class Training:
         seed: int,
         family: Family,
         generator: OneStepGenerator,
+        assistant: Assistant,
         data: PromptData,
         rewards: dict[str, Reward],
-        diversity_features: CosineReward,
+        diversity_features: CosineReward | None,
         accelerator: Accelerator,
     ) -> None:
         self.params = params
         self.seed = seed
         self.family = family
-        self.data = data
         self.rewards = rewards
         self.accelerator = accelerator
+        self.draws = Draws(params, seed, data, family.latent_shape, accelerator)
+        self._arrange(generator, assistant)
         self.reference: Reference = family.reference()
-        self.generator: Trainable[OneStepGenerator] = self._prepare(generator, params.generator.optimizer)
-        self.assistant: Trainable[Assistant] = self._prepare(family.assistant(), params.assistant.optimizer)
+        self.generator = self._trainable(generator, generator.denoiser.network, params.generator)
+        self.assistant = self._trainable(assistant, assistant.network, params.assistant)
         self.ema = ExponentialMovingAverage(generator, params.generator.ema_decay)
         self.objective = Objective(
             divergence=params.divergence,
@@ -100,7 +117,7 @@ class Training:
             guidance_scale=params.guidance_scale,
             guidance=params.guidance,
         )
-        self.probe, self.probe_noise, self.probe_embedding = self._make_probe(diversity_features)
+        self.probe, self.probe_noise, self.probe_embedding = self._make_probe(data, diversity_features)
         self.reference_figures: dict[str, float] = {}
         self.iteration = 0
         self.updates: list[Row] = []
@@ -111,77 +128,95 @@ class Training:
         """Assistant warm-up and generator steps together."""
         return self.params.assistant.warmup_steps + self.params.num_steps
 
-    def run(self, work_dir: WorkDirectory) -> Trained:
+    def run(self, work_dir: WorkDirectory | None) -> Trained:
         """Train to the end, from the newest checkpoint if there is one.
 
+        Args:
+            work_dir: where checkpoints are; the first process's alone.
+
         Raises:
-            TrainingError: a figure is not finite, or latents or rewards ran away.
+            TrainingError: a figure is not finite, latents or rewards ran away, or updates do nothing.
             StorageError: a checkpoint could not be written.
         """
         params, warmup = self.params, self.params.assistant.warmup_steps
-        state = work_dir.load(self.accelerator.device)
-        if state is not None:
-            self._load(state)
-        else:
-            self.reference_figures = self._look_at_reference()
+        if not self._resumed(work_dir):
+            self._look_at_reference()
             self._look()
         interval = Interval(self.accelerator.device)
+        movements = {
+            name: Movement(name, player.module, self.accelerator)
+            for name, player in (("generator", self.generator), ("assistant", self.assistant))
+        }
+        batches = ahead(self.draws, self._purposes())
         with track("train", self.num_iterations, completed=self.iteration) as progress:
-            before = _flat(self.generator.module)
             while self.iteration < self.num_iterations:
                 with self.accelerator.autocast():
                     if self.iteration < warmup:
-                        self._assistant_update(f"assistant warm-up {self.iteration}", interval)
+                        self._assistant_update(next(batches), interval)
                     else:
-                        for k in range(params.assistant.steps_per_generator_step):
-                            self._assistant_update(f"assistant {self.iteration} {k}", interval)
-                        interval.add(self._generator_update())
+                        for _ in range(params.assistant.steps_per_generator_step):
+                            self._assistant_update(next(batches), interval)
+                        interval.add(self._generator_update(next(batches)))
                 self.iteration += 1
-                if self.iteration % params.monitors.log_every == 0 or self.iteration == self.num_iterations:
-                    after = _flat(self.generator.module)
-                    self._log(interval, relative_update=((after - before).norm() / before.norm()).item())
-                    before = after
-                if self.iteration % params.monitors.probe_every == 0 or self.iteration == self.num_iterations:
+                last = self.iteration == self.num_iterations
+                if self.iteration % params.monitors.log_every == 0 or last:
+                    self._log(interval, movements)
+                if self.iteration % params.monitors.probe_every == 0 or last:
                     self._look()
-                due = self.iteration % params.checkpoint_every == 0 or self.iteration == self.num_iterations
-                if due and self.accelerator.is_main_process:
-                    work_dir.save(self.iteration, self._state())
+                if self.iteration % params.checkpoint_every == 0 or last:
+                    self._save(work_dir)
                 progress.advance(note=self._note())
-        return Trained(self.ema.module, self.updates, self.probes, self.reference_figures)
+        return Trained(self._average(), self.updates, self.probes, self.reference_figures)
 
-    def _assistant_update(self, purpose: str, interval: Interval) -> None:
-        batch = self._batch(purpose)
+    def _purposes(self) -> Iterator[str]:
+        """Name what is drawn from here to the end: fresh samples for every update, none shared between two."""
+        for iteration in range(self.iteration, self.num_iterations):
+            if iteration < self.params.assistant.warmup_steps:
+                yield f"assistant warm-up {iteration}"
+            else:
+                for k in range(self.params.assistant.steps_per_generator_step):
+                    yield f"assistant {iteration} {k}"
+                yield f"generator {iteration}"
+
+    def _assistant_update(self, batch: Batch, interval: Interval) -> None:
         losses, norm = assistant_step(self.assistant, self.generator, batch, self.params.micro_batch_size)
         interval.add({"assistant_loss": losses.mean(), "assistant_grad_norm": norm})
         interval.add_assistant_losses(losses, batch.timestep, self.reference.schedule.num_timesteps)
 
-    def _generator_update(self) -> dict[str, Float[Tensor, ""]]:
-        batch = self._batch(f"generator {self.iteration}")
+    def _generator_update(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         values = generator_step(
             self.generator, self.assistant, self.reference, batch, self.objective, self.params.micro_batch_size
         )
-        self.ema.update(self.generator.module)
+        self.ema.update()
         return values
 
-    def _batch(self, purpose: str) -> Batch:
-        params, device = self.params, self.accelerator.device
-        rng = draws(self.seed, purpose, rank=self.accelerator.process_index)
-        index = torch.randint(len(self.data.prompts), (params.batch_size,), generator=rng)
-        shape = (params.batch_size, *self.family.latent_shape)
-        timesteps = params.timesteps
-        return Batch(
-            prompts=tuple(self.data.prompts[i] for i in index.tolist()),
-            embedding=self.data.embedding[index].to(device, torch.float32),
-            noise=torch.randn(shape, generator=rng).to(device),
-            eps=torch.randn(shape, generator=rng).to(device),
-            timestep=torch.randint(timesteps.minimum, timesteps.maximum, (params.batch_size,), generator=rng).to(
-                device
-            ),
-        )
+    def _arrange(self, generator: OneStepGenerator, assistant: Assistant) -> None:
+        """Keep and run the networks as the parameters say."""
+        family, params = self.family, self.params
+        networks = [family.network, generator.denoiser.network, assistant.network]
+        if params.precision == "bf16":
+            for module in (*networks, *(self.rewards[name] for name in params.rewards)):
+                narrow_frozen(module, torch.bfloat16)
+        for network in (*networks, family.autoencoder):
+            if params.channels_last:
+                network.to(memory_format=torch.channels_last)
+            if params.gradient_checkpointing:
+                checkpoint_activations(network)
+        if params.compile:
+            for network in networks:
+                compile_blocks(network)
 
-    def _prepare(self, module, optimizer_params: OptimizerParams) -> Trainable:
-        forward, optimizer = self.accelerator.prepare(module, _optimizer(module, optimizer_params))
-        return Trainable(module, forward, optimizer, optimizer_params.max_grad_norm)
+    def _trainable(
+        self, module: ModuleT, network: nn.Module, params: GeneratorParams | AssistantParams
+    ) -> Trainable[ModuleT]:
+        if is_sharded(self.accelerator) and (params.lora or params.optimizer.kind == "adamw_8bit"):
+            raise ParameterError(
+                "LoRA and adamw_8bit train whole networks, and this launch shards them (fsdp_config); launch without, "
+                "or set lora to null and optimizer.kind to adamw"
+            )
+        forward = distribute(module, repeated_blocks(network), self.accelerator)
+        optimizer = build_optimizer(module.parameters(), params.optimizer)
+        return Trainable(module, forward, optimizer, params.optimizer.max_grad_norm)
 
     def _reward_function(self) -> RewardFunction | None:
         if self.params.reward_scale == 0:
@@ -194,36 +229,51 @@ class Training:
 
         return reward
 
-    def _make_probe(self, features: CosineReward) -> tuple[Probe, Tensor, PromptEmbedding]:
+    def _make_probe(
+        self, data: PromptData, features: CosineReward | None
+    ) -> tuple[Probe | None, Tensor, PromptEmbedding]:
         rng = draws(self.seed, "probe")
-        chosen = torch.randperm(len(self.data.prompts), generator=rng)[: self.params.monitors.num_probe_prompts]
+        chosen = torch.randperm(len(data.prompts), generator=rng)[: self.params.monitors.num_probe_prompts]
         index = chosen.repeat_interleave(_IMAGES_PER_PROBE_PROMPT)
         noise = torch.randn(len(index), *self.family.latent_shape, generator=rng)
+        device = self.accelerator.device
+        drawn = noise.to(device), data.embedding[index].to(device, torch.float32)
+        if features is None:
+            return None, *drawn
         watched = {*self.params.rewards, *self.params.held_out_rewards}
         probe = Probe(
-            prompts=tuple(self.data.prompts[i] for i in index.tolist()),
+            prompts=tuple(data.prompts[i] for i in index.tolist()),
             num_images_per_prompt=_IMAGES_PER_PROBE_PROMPT,
             decode=self.family.decode,
             rewards={name: reward for name, reward in self.rewards.items() if name in watched},
-            features=features.image_features,
+            features=features,
         )
-        device = self.accelerator.device
-        return probe, noise.to(device), self.data.embedding[index].to(device, torch.float32)
+        return probe, *drawn
 
-    def _look_at_reference(self) -> dict[str, float]:
+    def _look_at_reference(self) -> None:
         scale, steps = self.params.guidance_scale, self.params.monitors.num_probe_reference_steps
-        return self.probe.look(sample_ddim(self.reference, self.probe_noise, self.probe_embedding, steps, scale))
+        if self.probe is not None:
+            with self.accelerator.autocast():
+                latents = sample_ddim(self.reference, self.probe_noise, self.probe_embedding, steps, scale)
+                self.reference_figures = self.probe.look(latents)
+        self.reference_figures = from_first(self.reference_figures)
 
     @torch.no_grad()
     def _look(self) -> None:
-        figures = self.probe.look(self.ema.module(self.probe_noise, self.probe_embedding))
+        with self.accelerator.autocast(), self.ema.in_place():
+            latents = self.generator.module(self.probe_noise, self.probe_embedding)
+            figures = from_first(self.probe.look(latents) if self.probe is not None else {})
         self.probes.append({"iteration": self.iteration, **figures})
         check_probe(figures, self.reference_figures, list(self.params.rewards), self.params.monitors, self.iteration)
 
-    def _log(self, interval: Interval, relative_update: float) -> None:
-        means = interval.means()
+    def _log(self, interval: Interval, movements: dict[str, Movement]) -> None:
+        means = interval.means(self.accelerator)
         check_finite(means, self.iteration)
-        self.updates.append({"iteration": self.iteration, **means, "relative_update": relative_update})
+        moved = movements["assistant"].figures()
+        if self.iteration > self.params.assistant.warmup_steps:
+            moved |= movements["generator"].figures()
+        check_moved(moved, self.params.monitors, self.iteration)
+        self.updates.append({"iteration": self.iteration, **means, **moved})
         interval.reset()
 
     def _note(self) -> str:
@@ -235,28 +285,43 @@ class Training:
             return f"{name} {self.probes[-1][f'reward_{name}']:.3f}"
         return f"assistant loss {latest['assistant_loss']:.4f}" if latest else ""
 
-    def _state(self) -> dict[str, object]:
+    def _average(self) -> dict[str, Tensor]:
+        with self.ema.in_place():
+            return {name: tensor.clone() for name, tensor in whole_state(self.generator.module).items()}
+
+    def _save(self, work_dir: WorkDirectory | None) -> None:
+        players = {"generator": self.generator, "assistant": self.assistant}
+        weights = {name: whole_state(player.module) for name, player in players.items()}
+        optimizers = {name: whole_optimizer_state(one.module, one.optimizer) for name, one in players.items()}
+        state = {"weights": weights, "average": self._average(), "optimizers": optimizers, "logs": self._logs()}
+        if work_dir is not None:
+            work_dir.save(self.iteration, state)
+
+    def _logs(self) -> dict[str, Any]:
         return {
-            "generator": self.generator.module.state_dict(),
-            "assistant": self.assistant.module.state_dict(),
-            "ema": self.ema.state_dict(),
-            "generator_optimizer": self.generator.optimizer.state_dict(),
-            "assistant_optimizer": self.assistant.optimizer.state_dict(),
+            "num_averaged": self.ema.num_updates,
             "updates": self.updates,
             "probes": self.probes,
             "reference_figures": self.reference_figures,
         }
 
-    def _load(self, state: dict) -> None:
-        self.generator.module.load_state_dict(state["generator"])
-        self.assistant.module.load_state_dict(state["assistant"])
-        self.ema.load_state_dict(state["ema"])
-        self.generator.optimizer.load_state_dict(state["generator_optimizer"])
-        self.assistant.optimizer.load_state_dict(state["assistant_optimizer"])
-        self.iteration = state["iteration"]
-        self.updates = state["updates"]
-        self.probes = state["probes"]
-        self.reference_figures = state["reference_figures"]
+    def _resumed(self, work_dir: WorkDirectory | None) -> bool:
+        """Go on from the newest checkpoint, whatever the number of processes was; say whether there is one."""
+        state = work_dir.load("cpu") if work_dir is not None else None
+        iteration, logs = from_first((state["iteration"], state["logs"]) if state is not None else (0, None))
+        if logs is None:
+            return False
+        state = state or {"average": {}, "weights": {}, "optimizers": {}}
+        with self.ema.in_place():
+            load_whole_state(self.generator.module, state["average"])
+        for name, player in (("generator", self.generator), ("assistant", self.assistant)):
+            load_whole_state(player.module, state["weights"].get(name, {}))
+            load_whole_optimizer_state(player.module, player.optimizer, state["optimizers"].get(name, {}))
+        self.iteration = iteration
+        self.ema.num_updates = logs["num_averaged"]
+        self.updates, self.probes = logs["updates"], logs["probes"]
+        self.reference_figures = logs["reference_figures"]
+        return True
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
@@ -266,17 +331,3 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _optimizer(module: nn.Module, params: OptimizerParams) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        module.parameters(),
-        lr=params.learning_rate,
-        betas=(params.betas[0], params.betas[1]),
-        eps=params.eps,
-        weight_decay=params.weight_decay,
-    )
-
-
-def _flat(module: nn.Module) -> Float[Tensor, " n"]:
-    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])

@@ -7,19 +7,26 @@ on prompts and noise that stay the same for the whole run, against the reference
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from distar.errors import TrainingError
 from distar.evaluation.metrics import pairwise_distance, picture_statistics
+from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
+from distar.training.distribution import local
 from distar.training.params import MonitorParams
 
 NUM_TIMESTEP_BINS = 4
+
+_MOVEMENT_SAMPLE = 2**20
 
 
 class Interval:
@@ -50,14 +57,58 @@ class Interval:
         self._bin_sums.index_add_(0, bins, losses)
         self._bin_counts.index_add_(0, bins, torch.ones_like(losses))
 
-    def means(self) -> dict[str, float]:
-        """Read the interval's means; this is where the host waits for the device."""
-        means = {name: (total / self._counts[name]).item() for name, total in self._sums.items()}
-        binned = (self._bin_sums / self._bin_counts).tolist()
-        means |= {f"assistant_loss_bin_{i}": value for i, value in enumerate(binned)}
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """Read the interval's means over all processes; this is where the host waits for the device."""
+        ours = [total / self._counts[name] for name, total in self._sums.items()]
+        shared = torch.stack([*ours, *self._bin_sums, *self._bin_counts])
+        summed: Any = accelerator.reduce(shared, "sum")
+        everyones, bin_sums, bin_counts = summed.split([len(ours), NUM_TIMESTEP_BINS, NUM_TIMESTEP_BINS])
+        names = [*self._sums, *(f"assistant_loss_bin_{i}" for i in range(NUM_TIMESTEP_BINS))]
+        means = dict(
+            zip(names, torch.cat([everyones / accelerator.num_processes, bin_sums / bin_counts]).tolist(), strict=True)
+        )
         if "reward_gradient" in means:
             means["reward_to_divergence"] = means["reward_gradient"] / max(means["divergence_gradient"], 1e-12)
         return means
+
+
+class Movement:
+    """How far a network moved since it was last asked, by a sample of what of it is trained."""
+
+    def __init__(self, name: str, module: nn.Module, accelerator: Accelerator) -> None:
+        self._name = name
+        self._accelerator = accelerator
+        self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._every = math.ceil(sum(local(parameter).numel() for parameter in self._trained) / _MOVEMENT_SAMPLE)
+        self._before = self._sample()
+
+    def figures(self) -> dict[str, float]:
+        """Return ‖Δθ‖/‖θ‖ and the share of parameters that changed at all."""
+        now = self._sample()
+        change = now - self._before
+        sums = [change.square(), self._before.square(), change.ne(0).float(), torch.ones_like(now)]
+        summed: Any = self._accelerator.reduce(torch.stack([values.sum() for values in sums]), "sum")
+        moved, size, changed, count = summed.tolist()
+        self._before = now
+        return {f"{self._name}_relative_update": (moved / size) ** 0.5, f"{self._name}_moved": changed / count}
+
+    def _sample(self) -> Float[Tensor, " n"]:
+        return torch.cat([local(parameter.detach()).flatten()[:: self._every] for parameter in self._trained])
+
+
+def check_moved(figures: dict[str, float], params: MonitorParams, iteration: int) -> None:
+    """Stop a run whose updates vanish in the rounding of the weights.
+
+    Raises:
+        TrainingError: naming the network.
+    """
+    for name, moved in figures.items():
+        if name.endswith("_moved") and moved < params.min_moved:
+            raise TrainingError(
+                f"updates do nothing at iteration {iteration}: of the {name.removesuffix('_moved')}'s parameters "
+                f"{moved:.1%} changed since the last log line, the limit is train.monitors.min_moved = "
+                f"{params.min_moved:.1%}; raise its optimizer's learning_rate, or keep more precise weights"
+            )
 
 
 def check_finite(means: dict[str, float], iteration: int) -> None:
@@ -78,31 +129,46 @@ def check_finite(means: dict[str, float], iteration: int) -> None:
 class Probe:
     """Fixed prompts and noise on which pictures are compared throughout a run.
 
-    `draw` makes latents from a generator; `num_images_per_prompt` consecutive pictures share a prompt.
+    `num_images_per_prompt` consecutive pictures share a prompt. `rewards` that are not trained stand on the CPU between
+    two looks, and leave the device's memory to training.
     """
 
     prompts: tuple[str, ...]
     num_images_per_prompt: int
     decode: Callable[[Tensor], Tensor]
     rewards: dict[str, Reward]
-    features: Callable[[Tensor], Tensor]
+    features: CosineReward
 
     @torch.no_grad()
     def look(self, latents: Float[Tensor, "b c h w"]) -> dict[str, float]:
         """Measure the pictures that these latents decode to."""
         images = self.decode(latents)
+        with _moved(self.features, images.device):
+            features = self.features.image_features(images)
         figures = {
             "latent_mean": latents.mean().item(),
             "latent_std": latents.std().item(),
             "latent_rms": latents.square().mean().sqrt().item(),
-            "diversity": pairwise_distance(self.features(images), self.num_images_per_prompt).mean().item(),
+            "diversity": pairwise_distance(features, self.num_images_per_prompt).mean().item(),
             **{name: value.mean().item() for name, value in picture_statistics(images).items()},
         }
         for name, reward in self.rewards.items():
-            scores = reward(images, self.prompts)
+            with _moved(reward, images.device):
+                scores = reward(images, self.prompts)
             figures[f"reward_{name}"] = scores.mean().item()
             figures[f"reward_{name}_std"] = scores.std().item()
         return figures
+
+
+@contextmanager
+def _moved(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have a module on a device for a while."""
+    home = next(module.parameters()).device
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to(home)
 
 
 def check_probe(

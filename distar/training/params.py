@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from distar.diffusion.adapters import LoraParams
 from distar.diffusion.generator import NoiseScale
 from distar.divergences import Divergence
 
@@ -18,8 +19,13 @@ class _Strict(BaseModel):
 
 
 class OptimizerParams(_Strict):
-    """AdamW, and the norm to which gradients are clipped."""
+    """AdamW, and the norm to which gradients are clipped.
 
+    `kind`: PyTorch's own, the same as one fused kernel (the last bits differ), or with its states in 8 bits (torchao):
+    2 bytes a parameter in place of 8, on one process's whole networks.
+    """
+
+    kind: Literal["adamw", "adamw_fused", "adamw_8bit"]
     learning_rate: float = Field(gt=0)
     betas: Annotated[list[float], Field(min_length=2, max_length=2)]
     eps: float = Field(gt=0)
@@ -28,19 +34,27 @@ class OptimizerParams(_Strict):
 
 
 class GeneratorParams(_Strict):
-    """The one-step generator: the network's integer timestep, its input scale, optimizer and average."""
+    """The one-step generator: the network's integer timestep, its input scale, optimizer and average.
+
+    With `lora`, adapters on its frozen initial weights are trained in place of the weights, and merged at the end.
+    """
 
     timestep: int = Field(ge=0)
     noise_scale: NoiseScale
     ema_decay: float = Field(ge=0, lt=1)
+    lora: LoraParams | None
     optimizer: OptimizerParams
 
 
 class AssistantParams(_Strict):
-    """The assistant: updates before the first generator step, and K updates before each."""
+    """The assistant: updates before the first generator step, and K updates before each.
+
+    With `lora`, adapters on the reference's own weights are trained in place of a copy of them.
+    """
 
     warmup_steps: int = Field(ge=0)
     steps_per_generator_step: int = Field(gt=0)
+    lora: LoraParams | None
     optimizer: OptimizerParams
 
 
@@ -56,7 +70,8 @@ class MonitorParams(_Strict):
 
     A run stops if the probe's latents exceed `max_latent_rms_ratio` × the reference's root mean square, or if
     a trained reward exceeds the reference's mean by `max_reward_excess` of its standard deviations: a linear
-    reward is unbounded, the divergence's gradient is not.
+    reward is unbounded, the divergence's gradient is not. It also stops if, between two log lines, less than the share
+    `min_moved` of a trained network's parameters changed: updates are too small for the numbers that hold the weights.
     """
 
     log_every: int = Field(gt=0)
@@ -65,18 +80,26 @@ class MonitorParams(_Strict):
     num_probe_reference_steps: int = Field(gt=0)
     max_latent_rms_ratio: float = Field(gt=1)
     max_reward_excess: float = Field(gt=0)
+    min_moved: float = Field(ge=0, le=1)
 
 
 class TrainParams(_Strict):
     """Everything of Diff-Instruct* training that changes results.
 
-    With `num_steps` 0 nothing is trained: the initial generator is evaluated and packaged as it is.
+    With `num_steps` 0 nothing is trained: the initial generator is evaluated and packaged as it is. `batch_size` counts
+    the samples of an update on all processes together, `micro_batch_size` those that one process takes at once.
+    `gradient_checkpointing` computes each block's activations again when they are needed, rather than keep them;
+    `channels_last` lays pictures out in memory as GPUs' convolutions read them; `compile` compiles the networks'
+    repeated blocks, and leaves them as they are where that fails.
     """
 
     num_steps: int = Field(ge=0)
     batch_size: int = Field(gt=0)
     micro_batch_size: int = Field(gt=0)
     precision: Literal["no", "bf16"]
+    gradient_checkpointing: bool
+    channels_last: bool
+    compile: bool
     reward_scale: float = Field(ge=0)
     rewards: dict[str, float]
     held_out_rewards: list[str]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from distar.diffusion.assistant import Assistant
 from distar.diffusion.generator import OneStepGenerator
@@ -22,6 +23,7 @@ from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.divergences import Divergence
 from distar.divergences.comparison import Comparison
+from distar.training.distribution import without_exchange
 from distar.training.params import Guidance
 
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
@@ -45,6 +47,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def to(self, device: torch.device) -> Batch:
+        """Move to a device, embeddings widened to fp32; a GPU copies while the host goes on."""
+        embedding = self.embedding.to(dtype=torch.float32)
+        if device.type != "cuda":
+            return Batch(self.prompts, embedding.to(device), *(x.to(device) for x in self._drawn))
+        pinned = PromptEmbedding({name: tensor.pin_memory() for name, tensor in embedding.tensors.items()})
+        drawn = (x.pin_memory().to(device, non_blocking=True) for x in self._drawn)
+        return Batch(self.prompts, pinned.to(device, non_blocking=True), *drawn)
+
+    @property
+    def _drawn(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.noise, self.eps, self.timestep
+
     def micro_batches(self, size: int) -> list[Batch]:
         """Split into parts of at most `size` samples."""
         bounds = [slice(i, i + size) for i in range(0, len(self), size)]
@@ -67,7 +82,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Trainable(Generic[ModuleT]):
-    """A network in training: the module itself, the module as wrapped for distribution, its optimizer and clip."""
+    """A network in training: the module itself, the module as wrapped for distribution, its optimizer and clip.
+
+    Several processes each add the mean of their samples' gradients; `forward` exchanges them for the mean of all.
+    """
 
     module: ModuleT
     forward: nn.Module
@@ -79,7 +97,7 @@ class Trainable(Generic[ModuleT]):
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def assistant_step(
@@ -90,11 +108,12 @@ def assistant_step(
     Returns the samples' losses and the gradient's norm before the clip.
     """
     per_sample = []
-    for part in batch.micro_batches(micro_batch_size):
+    for part, exchange in _micro_batches(batch, micro_batch_size, assistant):
         with torch.no_grad():
             x0 = generator.module(part.noise, part.embedding)
-        losses = assistant.module.denoising_loss(x0, part.eps, part.timestep, part.embedding, assistant.forward)
-        (losses.sum() / len(batch)).backward()
+        with exchange:
+            losses = assistant.module.denoising_loss(x0, part.eps, part.timestep, part.embedding, assistant.forward)
+            (losses.sum() / len(batch)).backward()
         per_sample.append(losses.detach())
     return torch.cat(per_sample), assistant.update()
 
@@ -112,17 +131,18 @@ def generator_step(
     No forward pass is made twice, and at most one network's graph of a whole micro-batch is held.
     """
     totals: dict[str, Tensor] = {}
-    for part in batch.micro_batches(micro_batch_size):
-        x0 = generator.forward(part.noise, part.embedding)
-        gradients = []
-        with _frozen(assistant.module):
-            size = math.ceil(len(part) / _PIECES)
-            for piece, x0_piece in zip(part.micro_batches(size), x0.split(size), strict=True):
-                gradient, values = generator_loss(x0_piece, assistant.module, reference, piece, objective)
-                gradients.append(gradient)
-                for name, value in values.items():
-                    totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
-        x0.backward(torch.cat(gradients) / len(batch))
+    for part, exchange in _micro_batches(batch, micro_batch_size, generator):
+        with exchange:
+            x0 = generator.forward(part.noise, part.embedding)
+            gradients = []
+            with _frozen(assistant.module):
+                size = math.ceil(len(part) / _PIECES)
+                for piece, x0_piece in zip(part.micro_batches(size), x0.split(size), strict=True):
+                    gradient, values = generator_loss(x0_piece, assistant.module, reference, piece, objective)
+                    gradients.append(gradient)
+                    for name, value in values.items():
+                        totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
+            x0.backward(torch.cat(gradients) / len(batch))
     return totals | {"generator_grad_norm": generator.update()}
 
 
@@ -181,14 +201,27 @@ def generator_loss(
     return x0_gradient, {name: value.detach() for name, value in values.items()}
 
 
+def _micro_batches(
+    batch: Batch, size: int, trained: Trainable
+) -> Iterator[tuple[Batch, AbstractContextManager[object]]]:
+    """Cut a batch; with each part goes the context of its forward and backward: the last exchanges gradients."""
+    *earlier, last = batch.micro_batches(size)
+    for part in earlier:
+        yield part, without_exchange(trained.forward)
+    yield last, nullcontext()
+
+
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
     """Keep autograd from computing gradients of a module's parameters."""
-    module.requires_grad_(False)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _norms(x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

@@ -318,7 +318,7 @@ def test_official_packages_score_where_asked(prepared: Path, tmp_path: Path) -> 
     edit(PROFILE, "evaluate", "backend", value="official")
     state_licences(prepared)
     params = load_params()
-    scorers, trained_on = load_scorers(params, CPU), load_rewards(params, CPU)
+    scorers, trained_on = load_scorers(params, CPU), load_rewards(params, CPU, params.profile.rewards)
     assert type(scorers["hps"]).__name__ == "OfficialHPSv2"
     assert type(scorers["ir"]).__name__ == "OfficialImageReward"
     assert type(scorers["preference"]) is type(trained_on["preference"]) is ClipReward
@@ -384,7 +384,7 @@ def test_report_shows_published_rows_and_ours_in_their_unit(prepared: Path, tmp_
     profile = params.profile.model_copy(update={"evaluate": settings, "reference": reference})
     params = params.model_copy(update={"profile": profile})
     evaluation = load_evaluation(params, prepare_torch(profile.runtime))
-    preference = load_rewards(params, CPU)["preference"]
+    preference = load_rewards(params, CPU, params.profile.rewards)["preference"]
     assert isinstance(preference, ClipReward)
     temperature = preference.scale
     assert temperature != 1

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from distar.diffusion.adapters import LoraParams, add_adapters, sharing_weights
 from distar.diffusion.assistant import Assistant
 from distar.diffusion.denoiser import Denoiser, NetworkCall
 from distar.diffusion.generator import NoiseScale, OneStepGenerator
@@ -219,21 +220,44 @@ class Family(nn.Module, ABC):
         """Make the frozen reference; it shares its weights with this object."""
         return Reference(*self._denoiser_parts(self.network))
 
-    def assistant(self) -> Assistant:
-        """Make a trainable assistant that starts from the reference."""
-        return Assistant(*self._denoiser_parts(copy.deepcopy(self.network).requires_grad_(True)))
+    def assistant(self, lora: LoraParams | None = None, seed: int = 0) -> Assistant:
+        """Make a trainable assistant that starts from the reference.
 
-    def generator(self, timestep: int, noise_scale: NoiseScale, weights_dir: Path | None) -> OneStepGenerator:
+        With `lora` it is adapters on the reference's own weights, drawn from `seed`.
+
+        Raises:
+            ParameterError: the network has no layers as `lora` names them.
+        """
+        return Assistant(*self._denoiser_parts(self._trainable_network(None, lora, seed)))
+
+    def generator(
+        self,
+        timestep: int,
+        noise_scale: NoiseScale,
+        weights_dir: Path | None,
+        lora: LoraParams | None = None,
+        seed: int = 0,
+    ) -> OneStepGenerator:
         """Make a trainable one-step generator from the weights in `weights_dir`, or from the reference if None.
+
+        With `lora` it is adapters, drawn from `seed`, on those weights; the reference's are not copied for it.
 
         Raises:
             ModelFileError: the folder does not hold one file of weights, or they are not this network's.
+            ParameterError: the network has no layers as `lora` names them.
         """
-        network = copy.deepcopy(self.network)
+        denoiser = Denoiser(*self._denoiser_parts(self._trainable_network(weights_dir, lora, seed)))
+        return OneStepGenerator(denoiser, timestep, noise_scale)
+
+    def _trainable_network(self, weights_dir: Path | None, lora: LoraParams | None, seed: int) -> nn.Module:
+        shared = weights_dir is None and lora is not None
+        network = sharing_weights(self.network) if shared else copy.deepcopy(self.network)
         if weights_dir is not None:
             load_weights(network, weights_dir)
-        denoiser = Denoiser(*self._denoiser_parts(network.requires_grad_(True)))
-        return OneStepGenerator(denoiser, timestep, noise_scale)
+        if lora is None:
+            return network.requires_grad_(True)
+        add_adapters(network, lora, seed)
+        return network
 
     def save_generator(self, generator: OneStepGenerator, weights_dir: Path) -> None:
         """Write a generator's network in diffusers' layout, as one file; `generator` reads it back."""

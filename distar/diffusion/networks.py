@@ -1,0 +1,44 @@
+"""How networks are kept in memory and run: none of this changes what they compute by more than rounding."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+_REPEATED = {"BasicTransformerBlock", "ResnetBlock2D"}
+_CAST_BY_AUTOCAST = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def repeated_blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the blocks that a denoising network is made of, many times over: what is compiled, or sharded, as one."""
+    return [module for module in network.modules() if type(module).__name__ in _REPEATED]
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Compile a network's repeated blocks, which takes less time than to compile it whole; a block alike is not twice.
+
+    A block that cannot be compiled (there is no C++ compiler, or the driver is too old) runs as it is, and a warning
+    tells.
+    """
+    torch._dynamo.config.suppress_errors = True
+    for block in repeated_blocks(network):
+        block.compile()
+
+
+def checkpoint_activations(network: nn.Module) -> None:
+    """Let a diffusers network forget its blocks' activations, and compute them again for the backward pass."""
+    cast("Any", network).enable_gradient_checkpointing()
+
+
+def narrow_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep frozen weights as autocast would cast them at every call; the results are the same to the last bit.
+
+    Those are the weights of linear and convolutional layers. Norms, which autocast computes in fp32, stay as they are.
+    """
+    for layer in module.modules():
+        if isinstance(layer, _CAST_BY_AUTOCAST):
+            for parameter in layer.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)

@@ -1,0 +1,34 @@
+"""AdamW (arXiv 1711.05101) in its three forms: PyTorch's own, its fused one, and with states of 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from distar.training.params import OptimizerParams
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], params: OptimizerParams) -> torch.optim.Optimizer:
+    """Make the optimizer of those parameters that are to be trained.
+
+    The weights that it changes are fp32, whatever the precision of computing: at a learning rate of 5e-7 bf16 rounds
+    every update away.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    settings = {
+        "lr": params.learning_rate,
+        "betas": (params.betas[0], params.betas[1]),
+        "eps": params.eps,
+        "weight_decay": params.weight_decay,
+    }
+    match params.kind:
+        case "adamw":
+            return torch.optim.AdamW(trained, **settings)
+        case "adamw_fused":
+            return torch.optim.AdamW(trained, fused=True, **settings)
+        case "adamw_8bit":
+            from torchao.optim import AdamW8bit
+
+            return AdamW8bit(trained, **settings)
