@@ -31,12 +31,15 @@ server: environment
 environment: .venv/.complete
 
 # Everything is named and hashed in the locks, so nothing is resolved at install time. What stages run with is lock.txt,
-# which they depend on; the tools of those who develop stand apart, so that a new linter trains nothing again.
-.venv/.complete: requirements/lock.txt requirements/dev.txt
+# which they depend on; the tools of those who develop stand apart, so that a new linter trains nothing again. What
+# 8-bit optimizer states need lies in a folder that the tests name: merely installed, it slows every start.
+.venv/.complete: requirements/lock.txt requirements/dev.txt requirements/8bit.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r requirements/lock.txt -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
+		--target .venv/8bit -r requirements/8bit.txt
 	touch $@
 
 # After a change of dependencies in pyproject.toml (needs uv).
@@ -45,3 +48,4 @@ LOCKED := uv pip compile --python-version 3.11 --override requirements/overrides
 lock:
 	$(LOCKED) pyproject.toml --output-file requirements/lock.txt
 	$(LOCKED) --group dev --constraint requirements/lock.txt --output-file requirements/dev.txt
+	echo 'bitsandbytes>=0.50' | $(LOCKED) --no-deps - --output-file requirements/8bit.txt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -19,12 +21,27 @@ def repeated_blocks(network: nn.Module) -> list[nn.Module]:
 def compile_blocks(network: nn.Module) -> None:
     """Compile a network's repeated blocks, which takes less time than to compile it whole; a block alike is not twice.
 
-    A block that cannot be compiled (there is no C++ compiler, or the driver is too old) runs as it is, and a warning
-    tells.
+    Where nothing can be compiled (there is no C++ compiler, or the GPU is too old) it stays as it is, with a warning.
     """
-    torch._dynamo.config.suppress_errors = True
+    device = next(network.parameters()).device
+    if reason := _why_not_compile(device):
+        warnings.warn(
+            f"train.compile: nothing can be compiled for {device.type} here, so nothing is: {reason}", stacklevel=2
+        )
+        return
     for block in repeated_blocks(network):
         block.compile()
+
+
+@cache
+def _why_not_compile(device: torch.device) -> str | None:
+    """Compile a small function forward and backward; return what went wrong, or None."""
+    x = torch.ones(8, 8, device=device, requires_grad=True)
+    try:
+        torch.compile(lambda x: nn.functional.gelu(x).sum())(x).backward()
+    except Exception as error:
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 def checkpoint_activations(network: nn.Module) -> None:

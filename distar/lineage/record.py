@@ -26,7 +26,7 @@ from distar.lineage.secrets import without_secrets
 
 LOCK_PATH = Path("requirements/lock.txt")
 _LIBRARIES = (
-    "torch", "torchvision", "diffusers", "transformers", "accelerate", "safetensors", "open-clip-torch",
+    "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors", "open-clip-torch",
     "hpsv2", "image-reward", "numpy", "pillow", "dvc", "prefect",
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from distar.errors import ParameterError
 from distar.training.params import OptimizerParams
 
 
@@ -15,6 +16,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], params: OptimizerParams)
 
     The weights that it changes are fp32, whatever the precision of computing: at a learning rate of 5e-7 bf16 rounds
     every update away.
+
+    Raises:
+        ParameterError: the package that 8-bit states need is not installed.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     settings = {
@@ -29,6 +33,11 @@ def build_optimizer(parameters: Iterable[nn.Parameter], params: OptimizerParams)
         case "adamw_fused":
             return torch.optim.AdamW(trained, fused=True, **settings)
         case "adamw_8bit":
-            from torchao.optim import AdamW8bit
-
+            try:
+                from bitsandbytes.optim import AdamW8bit
+            except ImportError as error:
+                raise ParameterError(
+                    "optimizer.kind is adamw_8bit, which needs bitsandbytes: pip install --no-deps -r "
+                    f"requirements/8bit.txt, or choose adamw ({error})"
+                ) from error
             return AdamW8bit(trained, **settings)

@@ -21,8 +21,8 @@ class _Strict(BaseModel):
 class OptimizerParams(_Strict):
     """AdamW, and the norm to which gradients are clipped.
 
-    `kind`: PyTorch's own, the same as one fused kernel (the last bits differ), or with its states in 8 bits (torchao):
-    2 bytes a parameter in place of 8, on one process's whole networks.
+    `kind`: PyTorch's own, the same as one fused kernel (the last bits differ), or with its states in 8 bits, by
+    bitsandbytes: 2 bytes a parameter in place of 8. The last takes no shards.
     """
 
     kind: Literal["adamw", "adamw_fused", "adamw_8bit"]

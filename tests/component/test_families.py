@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_leaves
 
 from distar import paths
 from distar.__main__ import STAGES, main
@@ -22,7 +24,7 @@ from distar.embeddings import Embeddings
 from distar.errors import ModelFileError
 from distar.loading import load_family, load_generator, load_initial_generator
 from distar.params import load_params
-from tests.miniature import edit, pin_sources
+from tests.miniature import REPOSITORY, edit, pin_sources
 from tests.references import REFERENCES, load_plain
 
 GENERATORS = {
@@ -143,3 +145,37 @@ def test_components_are_classes_of_known_libraries(entry: object, tmp_path: Path
     (tmp_path / "model_index.json").write_text(json.dumps({"unet": entry}))
     with pytest.raises(ModelFileError, match=r"unet is .*, expected a class of diffusers or transformers"):
         component_class(tmp_path, "unet")
+
+
+def test_adapters_with_everything_that_saves_memory(family_name: str, project: Path, tmp_path: Path) -> None:
+    """LoRA, bf16, activations computed twice, states of 8 bits: resumed it is the same, and whole where it is read."""
+    lora = {"rank": 2, "alpha": 4, "target_modules": ["to_q", "to_v"]}
+    edit(PROFILE, "train", "generator", "lora", value=lora)
+    edit(PROFILE, "train", "generator", "optimizer", "learning_rate", value=1e-2)
+    edit(PROFILE, "train", "assistant", "optimizer", "kind", value="adamw_8bit")
+    for name, value in {"precision": "bf16", "gradient_checkpointing": True, "channels_last": True}.items():
+        edit(PROFILE, "train", name, value=value)
+    edit(PROFILE, "train", "micro_batch_size", value=2)
+    for stage in ("prompts", "reference", "rewards", "embeddings"):
+        assert main([stage]) == 0
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / ".venv" / "8bit"), "DISTAR_WORK_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", "distar", "train"], check=True, env=environment)
+    (weights,) = paths.GENERATOR_WEIGHTS.glob("*.safetensors")
+    trained = load_file(weights)
+
+    checkpoints = sorted(tmp_path.glob("*/iteration-*.pt"))
+    state = torch.load(checkpoints[-1], weights_only=True)
+    assert all("lora" in name for name in state["weights"]["generator"])
+    moments = tree_leaves(state["optimizers"]["assistant"]["state"])
+    assert torch.uint8 in {moment.dtype for moment in moments if isinstance(moment, torch.Tensor)}
+    checkpoints[-1].unlink()
+    subprocess.run([sys.executable, "-m", "distar", "train"], check=True, env=environment)
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in load_file(weights).items())
+
+    params = load_params()
+    initial = load_initial_generator(params, load_family(params, torch.device("cpu"))).denoiser.network.state_dict()
+    assert trained.keys() == initial.keys()
+    for name, tensor in trained.items():
+        adapted = name.endswith(("to_q.weight", "to_v.weight"))
+        change = (tensor - initial[name]).double()
+        assert (torch.linalg.matrix_rank(change, rtol=1e-4) == 2) if adapted else not change.any(), name
