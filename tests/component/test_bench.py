@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from distar.__main__ import main
-from distar.bench import report
+from distar.bench import iteration, report
 from distar.bench.measure import Part, median_ratio, peak_bytes, seconds_of
 from distar.bench.plain import plain_loss
 from distar.bench.subject import Subject, make_subject
-from distar.training.step import generator_loss
+from distar.training.step import generator_loss, generator_step
 from tests.miniature import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -99,3 +99,19 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     peaks = figures["peak_bytes"]
     assert figures["memory_growth_8_to_64"] == peaks["batch of 64"] / peaks["batch of 8"] - 1
     assert all(value > 0 for value in [*figures["seconds"].values(), *peaks.values()])
+
+
+def test_generator_step_takes_no_more_than_its_largest_network(tiny: Subject) -> None:
+    """At its peak: the largest network's own forward and backward, beside all weights, and a tenth."""
+    reference, batch = tiny.family.reference(), tiny.batch(32)
+    parts = {part.name: part for part in iteration._unavoidable(tiny, reference, batch)}
+    iteration._iteration(tiny, reference, batch, 32)  # the optimizers make their states
+    step = iteration._peak(
+        tiny,
+        lambda: generator_step(tiny.generator, tiny.assistant, reference, batch, tiny.objective, 32),
+    )
+    alone = {}
+    for name, part in parts.items():
+        part.prepare()
+        alone[name] = iteration._peak(tiny, part.run)
+    assert step <= 1.1 * max(alone.values())

@@ -113,14 +113,23 @@ def test_truncated_checkpoint_is_named(tmp_path: Path) -> None:
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(prepared: Path, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DISTAR_WORK_DIR", str(tmp_path / "work"))
     edit(PROFILE, "train", "num_steps", value=400)
-    edit(PROFILE, "train", "assistant", "optimizer", "learning_rate", value=1e4)
+    edit(PROFILE, "train", "assistant", "optimizer", "learning_rate", value=3.0)
     with pytest.raises(TrainingError, match="not finite at iteration"):
         train.run()
     assert not paths.GENERATOR.exists()
-    for path in checkpoints(tmp_path / "work"):
-        state = torch.load(path, weights_only=True)
-        assert all(tensor.isfinite().all() for tensor in state["generator"].values())
-        assert all(tensor.isfinite().all() for tensor in state["assistant"].values())
+    kept = checkpoints(tmp_path / "work")
+    assert kept
+    for path in kept:
+        for weights in torch.load(path, weights_only=True)["weights"].values():
+            assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_updates_that_round_away_stop_the_run(prepared: Path) -> None:
+    edit(PROFILE, "train", "generator", "optimizer", "learning_rate", value=1e-12)
+    with pytest.raises(
+        TrainingError, match=r"updates do nothing at iteration 3: of the generator's parameters [0-9.]+%"
+    ):
+        train.run()
 
 
 def test_runaway_is_caught(prepared: Path) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from distar.diffusion.families import Family
 from distar.diffusion.families.sd15 import SD15
 from distar.divergences import KL, L2, Divergence, PseudoHuber
 from distar.divergences.comparison import WeightingParams
+from distar.training.monitors import Interval
 from distar.training.step import Batch, Objective, Trainable, assistant_step, generator_step
 
 FLAT = WeightingParams(alpha_power=0.0, sigma_power=0.0)
@@ -118,3 +121,27 @@ def test_micro_batches_equal_one_batch(name, size, family, batch) -> None:
         updated.append([losses, values["reward"], *snapshot(generator.module, assistant.module)])
     for whole, cut in zip(*updated, strict=True):
         torch.testing.assert_close(whole, cut, rtol=1e-4, atol=1e-5)
+
+
+READING = {"item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__", "equal"}
+
+
+class NothingRead(TorchFunctionMode):
+    """Refuse what makes the host wait for a device: to read a value of a tensor."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert getattr(func, "__name__", "") not in READING, f"{func.__name__} reads from the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_updates_read_nothing_from_the_device(name, family, players, batch) -> None:
+    generator, assistant = players
+    interval = Interval(torch.device("cpu"))
+    with NothingRead():
+        losses, norm = assistant_step(assistant, generator, batch, 2)
+        interval.add({"assistant_loss": losses.mean(), "assistant_grad_norm": norm})
+        interval.add_assistant_losses(losses, batch.timestep, 1000)
+        interval.add(generator_step(generator, assistant, family.reference(), batch, objective(name, family), 2))
+    with pytest.raises(AssertionError, match="reads from the device"), NothingRead():
+        interval.means(Accelerator(cpu=True))
