@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from distar.commands.models import add_models
 from distar.commands.release import add_release
 from distar.commands.score import add_score
 from distar.commands.tiny import add_tiny
-from distar.errors import DistarError
+from distar.errors import DistarError, ParameterError
 
 STAGES = {
     "prompts": "clean the prompt sources; check that training and evaluation share none",
@@ -30,6 +31,8 @@ STAGES = {
     "package": "write the release folder that plain diffusers loads",
     "publish": "put the release into its store",
 }
+
+_ON_MANY_PROCESSES = ("baseline", "train", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="distar",
         description="Diff-Instruct*: align one-step text-to-image generators with human preference.",
-        epilog="The stages read params.yaml and are usually run by `dvc repro`, which knows what is out of date.",
+        epilog="The stages read params.yaml and are usually run by `dvc repro`, which knows what is out of date. With "
+        "DISTAR_LAUNCH=profiles/launch/NAME.yaml, baseline, train and evaluate run on as many processes as that says.",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage, summary in STAGES.items():
@@ -90,7 +94,21 @@ def parser() -> argparse.ArgumentParser:
 
 def _run_stage(options: argparse.Namespace) -> None:
     _end_with_parent()
+    launch = os.environ.get("DISTAR_LAUNCH")
+    if launch and options.command in _ON_MANY_PROCESSES and "RANK" not in os.environ:
+        _become_launch(Path(launch), options.command)
     import_module(f"distar.stages.{options.command}").run()
+
+
+def _become_launch(configuration: Path, stage: str) -> None:
+    """Have `accelerate launch` start a stage's processes, as the file says."""
+    if not configuration.is_file():
+        raise ParameterError(
+            f"DISTAR_LAUNCH is {configuration}, which is no file; name a configuration of accelerate, such as "
+            "profiles/launch/sdxl.yaml, or unset it for one process"
+        )
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
+    os.execv(sys.executable, [*launcher, "-m", "distar", stage])  # noqa: S606  no shell is wanted
 
 
 def _run_publish(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -18,12 +19,13 @@ from torch import Tensor
 
 from distar import paths
 from distar.__main__ import main
-from tests.miniature import edit
+from tests.miniature import REPOSITORY, edit
 
 PROFILE = Path("profiles/mini.yaml")
 TRAIN = [sys.executable, "-m", "distar", "train"]
 ON_TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *TRAIN[1:]]
 SHARDED = {"ACCELERATE_USE_FSDP": "true"}  # as `accelerate launch` says it with an fsdp_config
+LAUNCHES = REPOSITORY / "profiles" / "launch"
 
 
 @pytest.fixture
@@ -62,9 +64,12 @@ def test_one_by_eight_is_two_by_four_is_two_processes_by_four(prepared: Path, tm
     rows = read_rows()
     edit(PROFILE, "train", "micro_batch_size", value=4)
     assert_same(trained(tmp_path / "halves", TRAIN), whole)
-    assert_same(trained(tmp_path / "ddp", ON_TWO), whole)
+    assert_same(trained(tmp_path / "ddp", TRAIN, DISTAR_LAUNCH=str(LAUNCHES / "tiny.yaml")), whole)
+    assert {json.loads(path.read_text())["processes"] for path in Path("runs/train").glob("*.json")} == {1, 2}
     assert read_rows() == pytest.approx(rows, rel=1e-3, abs=1e-4)
-    assert_same(trained(tmp_path / "fsdp", ON_TWO, **SHARDED), whole)
+    in_shards = (LAUNCHES / "sdxl.yaml").read_text().replace("num_processes: 8", "num_processes: 2")
+    Path("in_shards.yaml").write_text(in_shards)
+    assert_same(trained(tmp_path / "fsdp", TRAIN, DISTAR_LAUNCH="in_shards.yaml"), whole)
     assert read_rows() == pytest.approx(rows, rel=1e-3, abs=1e-4)
 
 
@@ -112,3 +117,8 @@ def test_adapters_are_not_cut_in_shards(prepared: Path, tmp_path: Path) -> None:
     edit(PROFILE, "train", "generator", "lora", value={"rank": 2, "alpha": 2, "target_modules": ["to_q"]})
     assert start(tmp_path / "work", ON_TWO, **SHARDED).wait() != 0
     assert "this launch shards them" in words_of(tmp_path / "work").read_text()
+
+
+def test_launch_that_is_not_there_is_named(prepared: Path, tmp_path: Path) -> None:
+    assert start(tmp_path / "work", TRAIN, DISTAR_LAUNCH="profiles/launch/none.yaml").wait() == 1
+    assert "DISTAR_LAUNCH is profiles/launch/none.yaml, which is no file" in words_of(tmp_path / "work").read_text()
