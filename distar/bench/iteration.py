@@ -13,7 +13,7 @@ from distar.bench.measure import Part, median_ratio, peak_bytes, seconds_of
 from distar.bench.plain import plain_iteration
 from distar.bench.subject import Subject
 from distar.diffusion.reference import Reference
-from distar.training.step import Batch, assistant_step, generator_step
+from distar.training.step import Batch, assistant_step, frozen, generator_step
 
 _FULL, _PLAIN = "iteration", "plain iteration"
 
@@ -48,20 +48,20 @@ def measure_iteration(subject: Subject, batch_size: int, rounds: int) -> Iterati
         rounds: how often each part is timed.
     """
     reference, batch = subject.family.reference(), subject.batch(batch_size)
-    floor = _unavoidable(subject, reference, batch)
+    floor = unavoidable_parts(subject, reference, batch)
     parts = [
-        Part(_FULL, lambda: _iteration(subject, reference, batch, batch_size)),
+        Part(_FULL, lambda: run_iteration(subject, reference, batch, batch_size)),
         Part(_PLAIN, lambda: plain_iteration(subject, reference, batch)),
         *floor,
     ]
     timed = seconds_of(parts, rounds, subject.family.device)
     peaks = {
-        _FULL: _peak(subject, lambda: _iteration(subject, reference, batch, batch_size)),
+        _FULL: _peak(subject, lambda: run_iteration(subject, reference, batch, batch_size)),
         _PLAIN: _peak(subject, lambda: plain_iteration(subject, reference, batch), subject.text_encoder),
     }
     for size in (8, 64):
         grown = subject.batch(size)
-        peaks[f"batch of {size}"] = _peak(subject, lambda grown=grown: _iteration(subject, reference, grown, 4))
+        peaks[f"batch of {size}"] = _peak(subject, lambda grown=grown: run_iteration(subject, reference, grown, 4))
     return IterationFigures(
         iteration_over_floor=median_ratio(timed, [_FULL], [part.name for part in floor]),
         time_ratio_plain=median_ratio(timed, [_PLAIN], [_FULL]),
@@ -72,12 +72,13 @@ def measure_iteration(subject: Subject, batch_size: int, rounds: int) -> Iterati
     )
 
 
-def _iteration(subject: Subject, reference: Reference, batch: Batch, micro_batch_size: int) -> None:
+def run_iteration(subject: Subject, reference: Reference, batch: Batch, micro_batch_size: int) -> None:
+    """Update the assistant once, and the generator once."""
     assistant_step(subject.assistant, subject.generator, batch, micro_batch_size)
     generator_step(subject.generator, subject.assistant, reference, batch, subject.objective, micro_batch_size)
 
 
-def _unavoidable(subject: Subject, reference: Reference, batch: Batch) -> list[Part]:
+def unavoidable_parts(subject: Subject, reference: Reference, batch: Batch) -> list[Part]:
     """List every forward and backward that the mathematics needs, each once, and both optimizers' steps."""
     generator, assistant, times = subject.generator.module, subject.assistant.module, batch.timestep
     alpha, sigma = assistant.schedule.alpha_sigma(times)
@@ -97,10 +98,9 @@ def _unavoidable(subject: Subject, reference: Reference, batch: Batch) -> list[P
         assistant.denoising_loss(x0, batch.eps, times, batch.embedding).mean().backward()
 
     def through_assistant() -> None:
-        assistant.requires_grad_(False)
         leaf = x_t.clone().requires_grad_()
-        torch.autograd.grad(assistant.predict_x0(leaf, times, batch.embedding), leaf, cotangent)
-        assistant.requires_grad_(True)
+        with frozen(assistant):
+            torch.autograd.grad(assistant.predict_x0(leaf, times, batch.embedding), leaf, cotangent)
 
     def through_reference() -> None:
         leaf = x_t.clone().requires_grad_()
@@ -116,7 +116,7 @@ def _unavoidable(subject: Subject, reference: Reference, batch: Batch) -> list[P
         generator(batch.noise, batch.embedding).backward(cotangent)
 
     def give_gradients() -> None:
-        for parameter in (*generator.parameters(), *assistant.parameters()):
+        for parameter in (p for p in (*generator.parameters(), *assistant.parameters()) if p.requires_grad):
             parameter.grad = torch.full_like(parameter, 1e-9)
 
     return [

@@ -35,10 +35,10 @@ def seconds_of(parts: Sequence[Part], rounds: int, device: torch.device) -> list
         seconds = {}
         for part in parts:
             part.prepare()
-            _wait_for(device)
+            wait_for(device)
             begun = time.perf_counter()
             part.run()
-            _wait_for(device)
+            wait_for(device)
             seconds[part.name] = time.perf_counter() - begun
         measured.append(seconds)
     return measured[1:]
@@ -105,6 +105,7 @@ def _tensors_of(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.O
         yield from (value for state in optimizer.state.values() for value in state.values())
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -17,7 +17,7 @@ from distar.diffusion.assistant import Assistant
 from distar.diffusion.families import TextEncoder
 from distar.diffusion.reference import Reference
 from distar.divergences.comparison import Comparison
-from distar.training.step import Batch, Objective
+from distar.training.step import Batch, Objective, frozen
 
 
 def plain_iteration(subject: Subject, reference: Reference, batch: Batch) -> None:
@@ -31,9 +31,8 @@ def plain_iteration(subject: Subject, reference: Reference, batch: Batch) -> Non
 
     fresh = _encoded(subject.text_encoder, batch)
     x0 = subject.generator.module(fresh.noise, fresh.embedding)
-    subject.assistant.module.requires_grad_(False)
-    plain_loss(x0, subject.assistant.module, reference, fresh, subject.objective).mean().backward()
-    subject.assistant.module.requires_grad_(True)
+    with frozen(subject.assistant.module):
+        plain_loss(x0, subject.assistant.module, reference, fresh, subject.objective).mean().backward()
     subject.generator.update()
 
 

@@ -135,7 +135,7 @@ def generator_step(
         with exchange:
             x0 = generator.forward(part.noise, part.embedding)
             gradients = []
-            with _frozen(assistant.module):
+            with frozen(assistant.module):
                 size = math.ceil(len(part) / _PIECES)
                 for piece, x0_piece in zip(part.micro_batches(size), x0.split(size), strict=True):
                     gradient, values = generator_loss(x0_piece, assistant.module, reference, piece, objective)
@@ -212,7 +212,7 @@ def _micro_batches(
 
 
 @contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module) -> Iterator[None]:
     """Keep autograd from computing gradients of a module's parameters."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:

@@ -104,8 +104,8 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_generator_step_takes_no_more_than_its_largest_network(tiny: Subject) -> None:
     """At its peak: the largest network's own forward and backward, beside all weights, and a tenth."""
     reference, batch = tiny.family.reference(), tiny.batch(32)
-    parts = {part.name: part for part in iteration._unavoidable(tiny, reference, batch)}
-    iteration._iteration(tiny, reference, batch, 32)  # the optimizers make their states
+    parts = {part.name: part for part in iteration.unavoidable_parts(tiny, reference, batch)}
+    iteration.run_iteration(tiny, reference, batch, 32)  # the optimizers make their states
     step = iteration._peak(
         tiny,
         lambda: generator_step(tiny.generator, tiny.assistant, reference, batch, tiny.objective, 32),

@@ -1,0 +1,81 @@
+"""Weak scaling: as many samples a process, on one process and on several, each with a core (or a GPU) of its own.
+
+Run as a module it is one of the processes that are timed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from statistics import median
+
+import torch
+from accelerate import Accelerator
+
+from distar.bench.iteration import run_iteration
+from distar.bench.measure import wait_for
+from distar.bench.subject import make_subject
+from distar.errors import DistarError
+from distar.training.distribution import distribute
+
+_LAUNCHES = 2
+
+
+def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float | None:
+    """Return one process's seconds an iteration over several processes'; None where there is room for one alone.
+
+    Args:
+        network: the subject's name.
+        batch_size: the samples of an update on each process.
+        rounds: how often each is timed in each of two launches; the launches take turns.
+
+    Raises:
+        DistarError: a process failed.
+    """
+    processes = torch.cuda.device_count() or min(2, len(os.sched_getaffinity(0)))
+    if processes < 2:
+        return None
+    seconds: dict[int, list[float]] = {1: [], processes: []}
+    for _ in range(_LAUNCHES):
+        for number, found in seconds.items():
+            found.extend(_launch(number, network, batch_size, rounds))
+    return median(seconds[1]) / median(seconds[processes])
+
+
+def _launch(processes: int, network: str, batch_size: int, rounds: int) -> list[float]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "distar.bench.scaling", network, str(batch_size), str(rounds)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise DistarError(f"timing {network} on {processes} processes failed: {ran.stderr.strip()[-1000:]}")
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def _seconds(network: str, batch_size: int, rounds: int) -> list[float]:
+    accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(1)
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[accelerator.process_index]})
+        torch.set_flush_denormal(True)
+    subject = make_subject(network, accelerator.device)
+    generator, assistant = (
+        replace(one, forward=distribute(one.module, [], accelerator)) for one in (subject.generator, subject.assistant)
+    )
+    subject = replace(subject, generator=generator, assistant=assistant)
+    reference, batch, seconds = subject.family.reference(), subject.batch(batch_size), []
+    for _ in range(rounds + 1):
+        begun = time.perf_counter()
+        run_iteration(subject, reference, batch, batch_size)
+        wait_for(accelerator.device)
+        seconds.append(time.perf_counter() - begun)
+    return seconds[1:]  # the first makes the optimizers' states
+
+
+if __name__ == "__main__":
+    found = _seconds(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    if int(os.environ["RANK"]) == 0:
+        print(json.dumps(found))
