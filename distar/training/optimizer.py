@@ -34,7 +34,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], params: OptimizerParams)
             return torch.optim.AdamW(trained, fused=True, **settings)
         case "adamw_8bit":
             try:
-                from bitsandbytes.optim import AdamW8bit
+                from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
             except ImportError as error:
                 raise ParameterError(
                     "optimizer.kind is adamw_8bit, which needs bitsandbytes: pip install --no-deps -r "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config as inductor
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from pydantic import TypeAdapter
@@ -152,7 +153,7 @@ def test_networks_stay_as_they_are_where_nothing_can_be_compiled(family, prompts
     reference = family.reference()
     expected = estimate(reference, family, prompts)
     networks._why_not_compile.cache_clear()
-    without = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
+    without = inductor.patch({"cpp.cxx": ("no-such-compiler",)})
     with without, pytest.warns(UserWarning, match=r"nothing can be compiled for cpu here.*C\+\+ compiler"):
         compile_blocks(family.network)
     networks._why_not_compile.cache_clear()
