@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from distar.bench.published import save_hpsv2
 from distar.errors import ParameterError
 from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.clip_score import CLIPScore
@@ -25,7 +26,7 @@ from distar.rewards.pickscore import PickScore
 from distar.rewards.preprocess import resize_short_side
 from distar.rewards.reward import Reward
 from tests.miniature import REPOSITORY
-from tests.published import save_aesthetic, save_clip, save_hpsv2, save_image_reward
+from tests.published import save_aesthetic, save_clip, save_image_reward
 
 HPS = HPSv2(kind="hpsv2", source="", version="2.1", antialias=True)
 IMAGE_REWARD = ImageReward(kind="image_reward", source="", vocabulary="")
