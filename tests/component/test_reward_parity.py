@@ -271,6 +271,15 @@ def test_score_does_not_depend_on_the_batch(name: str, published: Path) -> None:
     assert together.dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("size", [(48, 48), (224, 224)])
+def test_scoring_leaves_the_pictures_as_they_are(name: str, size: tuple[int, int], published: Path) -> None:
+    images = torch.rand(2, 3, *size)
+    before = images.clone()
+    REWARDS[name][0](published)(images, PROMPTS[:2])
+    assert images.equal(before)
+
+
 def test_rounding_leaves_the_gradient_of_the_resize() -> None:
     images = torch.rand(1, 3, 40, 70, requires_grad=True)
     weights = torch.randn(1, 3, 16, 28)
