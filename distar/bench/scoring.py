@@ -34,7 +34,7 @@ from distar.rewards.official import OfficialHPSv2, OfficialImageReward, to_pictu
 from distar.rewards.reward import Reward
 
 _HPSV2, _IMAGE_REWARD = "hpsv2", "image_reward"
-_LOOP, _BATCH = ", official loop", ", in one batch"
+_LOOP, _BATCH = ", official loop", ", in batches"
 # Pillow and torch resize ImageReward's pictures, and now and then round one value to neighbouring 8-bit levels.
 _TOLERANCES = {_HPSV2: 1e-5, _IMAGE_REWARD: 5e-3}
 _HALF_PRECISION = 5e-3  # on CUDA hpsv2's package computes its cosine in fp16, and the port in fp32
@@ -42,22 +42,32 @@ _HALF_PRECISION = 5e-3  # on CUDA hpsv2's package computes its cosine in fp16, a
 
 @dataclass(frozen=True)
 class ScoringSubject:
-    """How large the rewards' networks are, and how many square pictures of so many pixels a side they score."""
+    """What is scored, and by how large networks.
+
+    Attributes:
+        hpsv2: the size of HPSv2's network.
+        image_reward: the size of ImageReward's.
+        num_pictures: how many pictures there are.
+        picture_size: their height and width in pixels.
+        batch_size: how many of them a port scores at once.
+    """
 
     hpsv2: RewardSize
     image_reward: RewardSize
     num_pictures: int
     picture_size: int
+    batch_size: int
 
 
 # Tiny networks, or the published widths at a quarter of the published depths.
 SUBJECTS = {
-    "tiny": ScoringSubject(SMALL_HPSV2, SMALL_IMAGE_REWARD, num_pictures=64, picture_size=64),
+    "tiny": ScoringSubject(SMALL_HPSV2, SMALL_IMAGE_REWARD, num_pictures=64, picture_size=64, batch_size=16),
     "sd15-100m": ScoringSubject(
         RewardSize(Encoder(1280, 8, 16), 14, Encoder(1024, 6, 16)),
         RewardSize(Encoder(1024, 6, 16), 16, Encoder(768, 3, 12)),
         num_pictures=4,
         picture_size=256,
+        batch_size=4,
     ),
 }
 
@@ -81,7 +91,7 @@ class ScoringFigures:
 
 @torch.no_grad()
 def measure_scoring(subject: ScoringSubject, rounds: int, device: torch.device) -> ScoringFigures:
-    """Score random pictures with random weights: one by one as the packages do, and in one batch.
+    """Score random pictures with random weights: one by one as the packages do, and in batches.
 
     Raises:
         BenchmarkError: a port does not give its package's scores.
@@ -98,12 +108,14 @@ def measure_scoring(subject: ScoringSubject, rounds: int, device: torch.device) 
             _HPSV2: HPSv2(kind="hpsv2", source="", version="2.1", antialias=True).build(hpsv2),
             _IMAGE_REWARD: ImageReward(kind="image_reward", source="", vocabulary="").build(image_reward),
         }
-        batches = {reward: _in_one_batch(port.to(device), levels, device) for reward, port in ports.items()}
+        batches = {
+            reward: _in_batches(port.to(device), levels, subject.batch_size, device) for reward, port in ports.items()
+        }
         with _hpsv2_package(hpsv2, device) as score_hpsv2:
             packages = {_HPSV2: score_hpsv2, _IMAGE_REWARD: _image_reward_package(image_reward, device)}
             loops = {reward: _one_by_one(score, levels) for reward, score in packages.items()}
-            parts = [[Part(reward + _LOOP, loops[reward]), Part(reward + _BATCH, batches[reward])] for reward in ports]
-            timed = seconds_of([*chain(*parts)], rounds, device)
+            turns = [[Part(reward + _LOOP, loops[reward]), Part(reward + _BATCH, batches[reward])] for reward in ports]
+            timed = seconds_of([*chain(*turns)], rounds, device)
 
     def speedup(*rewards: str) -> float:
         return median_ratio(timed, [reward + _LOOP for reward in rewards], [reward + _BATCH for reward in rewards])
@@ -141,8 +153,12 @@ def _one_by_one(score: Callable[[Image, str], float], levels: UInt8[Tensor, "n 3
     )
 
 
-def _in_one_batch(port: Reward, levels: UInt8[Tensor, "n 3 h w"], device: torch.device) -> _Scorer:
-    return _Scorer(lambda prompts: port(levels.to(device).float() / 255, prompts).cpu(), len(levels))
+def _in_batches(port: Reward, levels: UInt8[Tensor, "n 3 h w"], batch_size: int, device: torch.device) -> _Scorer:
+    parts = [slice(begin, begin + batch_size) for begin in range(0, len(levels), batch_size)]
+    return _Scorer(
+        lambda prompts: torch.cat([port(levels[part].to(device).float() / 255, prompts[part]).cpu() for part in parts]),
+        len(levels),
+    )
 
 
 @contextmanager
