@@ -8,7 +8,8 @@ DistarError
 ├── TrainingError       training went wrong and was stopped
 ├── ReleaseError        a release is incomplete or its store refuses it
 ├── SigningError        a key cannot be used, or a signature does not hold
-└── StorageError        the disk is full, or a store cannot be reached or refuses
+├── StorageError        the disk is full, or a store cannot be reached or refuses
+└── BenchmarkError      what is compared does not do the same
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class SigningError(DistarError):
 
 class StorageError(DistarError):
     """The disk is full, or a store cannot be reached, or refuses."""
+
+
+class BenchmarkError(DistarError):
+    """What a benchmark compares does not give the same results."""

@@ -1,4 +1,4 @@
-"""`distar bench`: what training costs."""
+"""`distar bench`: what training and scoring cost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
     bench = commands.add_parser(
         "bench",
-        help="measure what training costs",
-        description="Measure a DI* iteration beside its unavoidable parts and beside the plain implementation.",
+        help="measure what training and scoring cost",
+        description="Measure a DI* iteration beside its unavoidable parts and beside the plain implementation, "
+        "and the rewards beside their authors' packages.",
         epilog="Ratios of one run tell more than seconds: run it where nothing else does. See docs/bench.md.",
     )
     bench.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class Normalise(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Normalise images in [0, 1]."""
-        return (images - self.mean) / self.std
+        return (images - self.mean).div_(self.std)
 
 
 def resize_short_side(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 h2 w2"]:
@@ -40,7 +41,7 @@ def resize_short_side(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tens
     height, width = height * size // short, width * size // short
     for step in ((images.shape[-2], width), (height, width)):
         if images.shape[-2:] != step:
-            images = _rounded(_resize(images, step, antialias=True))
+            images = _Round.apply(_resize(images, step, antialias=True))
     return images
 
 
@@ -56,12 +57,21 @@ def letterbox(images: Float[Tensor, "b 3 h w"], size: int, antialias: bool) -> F
     height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
     rows, columns = size - height, size - width
     margins = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return F.pad(_resize(images, (height, width), antialias), margins)
+    resized = _resize(images, (height, width), antialias)
+    return F.pad(resized, margins) if any(margins) else resized  # padding by nothing would copy
 
 
-def _rounded(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Round to 8 bits; the gradient passes straight through."""
-    return images + ((images.clamp(0, 1) * 255).round() / 255 - images).detach()
+class _Round(torch.autograd.Function):
+    """Round to 8 bits, in place; the gradient passes straight through."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        ctx.mark_dirty(images)
+        return images.clamp_(0, 1).mul_(255).round_().div_(255)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return gradients[0]
 
 
 def _resize(images: Float[Tensor, "b 3 h w"], size: tuple[int, int], antialias: bool) -> Float[Tensor, "b 3 h2 w2"]:

@@ -1,24 +1,32 @@
-"""The benchmark measures what it says: the plain way has our gradient, bytes are counted, parts take turns."""
+"""The benchmark measures what it says: gradients and scores are equal, bytes are counted, parts take turns."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from distar.__main__ import main
-from distar.bench import iteration, report
+from distar.bench import iteration, report, scoring
 from distar.bench.measure import Part, median_ratio, peak_bytes, seconds_of
 from distar.bench.plain import plain_loss
+from distar.bench.scoring import SUBJECTS, measure_scoring
 from distar.bench.subject import Subject, make_subject
+from distar.errors import BenchmarkError
+from distar.rewards import image_reward
+from distar.rewards.hpsv2 import WEIGHTS, HPSReward
 from distar.training.step import generator_loss, generator_step
 from tests.miniature import REPOSITORY
 
 CPU = torch.device("cpu")
+TWO_PICTURES = replace(SUBJECTS["tiny"], num_pictures=2, batch_size=1)
 
 
 @pytest.fixture
@@ -83,10 +91,52 @@ def test_ratio_is_taken_in_each_round() -> None:
     assert median_ratio(rounds, ["a"], ["b", "c"]) == 2.0
 
 
+def test_ports_score_as_the_official_loops_do() -> None:
+    filters = list(warnings.filters)
+    figures = measure_scoring(TWO_PICTURES, 1, CPU)
+    assert list(warnings.filters) == filters
+    seconds, speedups = figures.scoring_seconds, figures.official_scoring_speedups
+    for reward, ratio in speedups.items():
+        assert ratio == seconds[f"{reward}, official loop"] / seconds[f"{reward}, in batches"]
+    loops = sum(value for name, value in seconds.items() if "loop" in name)
+    assert figures.official_scoring_speedup == pytest.approx(loops / (sum(seconds.values()) - loops))
+    assert figures.largest_score_difference["hpsv2"] < 1e-5
+    assert 0 < figures.largest_score_difference["image_reward"] < 5e-3  # two ways to resize never agree on all
+
+
+def test_scoring_pays_what_its_users_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package reads its checkpoint for every picture; the port encodes every prompt, and none twice."""
+    read: list[str] = []
+    encoded: list[str] = []
+    load, embed_prompt = torch.load, HPSReward.embed_prompt
+
+    def recording_load(path: Any, *arguments: Any, **options: Any) -> Any:
+        read.append(Path(path).name)
+        return load(path, *arguments, **options)
+
+    def recording_embed(reward: HPSReward, prompt: str) -> Tensor:
+        encoded.append(prompt)
+        return embed_prompt(reward, prompt)
+
+    monkeypatch.setattr(torch, "load", recording_load)
+    monkeypatch.setattr(HPSReward, "embed_prompt", recording_embed)
+    measure_scoring(TWO_PICTURES, 1, CPU)
+    turns = 2  # of which one counts
+    assert read.count(WEIGHTS["2.1"]) == 2 + turns * 2  # to build the port and the package, and for each picture
+    assert len(set(encoded)) == len(encoded) == turns * 2
+
+
+def test_other_scores_have_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_reward, "RAW_MEAN", 0.2)
+    with pytest.raises(BenchmarkError, match=r"image_reward: .* differs .* by 3\..e-02, expected at most 5e-03"):
+        measure_scoring(TWO_PICTURES, 1, CPU)
+
+
 def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(report, "_BATCH_SIZES", {"tiny": 2})
     monkeypatch.setattr(report, "_ROUNDS", {"tiny": 1})
+    monkeypatch.setitem(scoring.SUBJECTS, "tiny", TWO_PICTURES)
     assert main(["bench", "--network", "tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     figures = found["networks"]["tiny"]
@@ -98,7 +148,10 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     )
     peaks = figures["peak_bytes"]
     assert figures["memory_growth_8_to_64"] == peaks["batch of 64"] / peaks["batch of 8"] - 1
-    assert all(value > 0 for value in [*figures["seconds"].values(), *peaks.values()])
+    assert figures["official_scoring_speedup"] > 0
+    assert list(figures["official_scoring_speedups"]) == list(figures["largest_score_difference"])
+    timed = [*figures["seconds"].values(), *figures["scoring_seconds"].values()]
+    assert all(value > 0 for value in [*timed, *peaks.values()])
 
 
 def test_generator_step_takes_no_more_than_its_largest_network(tiny: Subject) -> None:

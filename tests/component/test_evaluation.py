@@ -25,6 +25,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics
 
 from distar import paths
 from distar.__main__ import main
+from distar.bench.published import save_hpsv2
 from distar.errors import ModelFileError, PromptError, WorkDirectoryError
 from distar.evaluating import load_evaluation
 from distar.evaluation.fid import FID
@@ -41,7 +42,7 @@ from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
 from distar.stages.evaluate import published_beside
 from tests.miniature import edit, record_of, state_licences
-from tests.published import save_hpsv2, save_image_reward
+from tests.published import save_image_reward
 
 PROFILE = Path("profiles/mini.yaml")
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from distar.bench.published import save_hpsv2
 from distar.errors import ModelFileError
 from distar.params import Profile, load_params
 from distar.rewards.aesthetic import Aesthetic
@@ -24,7 +25,7 @@ from distar.rewards.official import build_official
 from distar.rewards.pickscore import PickScore
 from distar.shared_params import read_strict
 from tests.miniature import REPOSITORY, edit, state_licences
-from tests.published import save_aesthetic, save_clip, save_hpsv2, save_image_reward
+from tests.published import save_aesthetic, save_clip, save_image_reward
 
 HPS = HPSv2(kind="hpsv2", source="hf://xswu/HPSv2@0", version="2.1", antialias=True)
 IMAGE_REWARD = ImageReward(kind="image_reward", source="hf://THUDM/ImageReward@0", vocabulary="hf://bert@0")
@@ -240,7 +241,7 @@ DEEPER = json.dumps(
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
     }
 )
-SAVE: dict[str, Callable[[Path], None]] = {
+SAVE: dict[str, Callable[[Path], object]] = {
     "hpsv2": save_hpsv2,
     "image_reward": save_image_reward,
     "pickscore": save_clip,

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from distar.bench.published import save_hpsv2
 from distar.errors import ParameterError
 from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.clip_score import CLIPScore
@@ -25,7 +26,7 @@ from distar.rewards.pickscore import PickScore
 from distar.rewards.preprocess import resize_short_side
 from distar.rewards.reward import Reward
 from tests.miniature import REPOSITORY
-from tests.published import save_aesthetic, save_clip, save_hpsv2, save_image_reward
+from tests.published import save_aesthetic, save_clip, save_image_reward
 
 HPS = HPSv2(kind="hpsv2", source="", version="2.1", antialias=True)
 IMAGE_REWARD = ImageReward(kind="image_reward", source="", vocabulary="")
@@ -268,6 +269,15 @@ def test_score_does_not_depend_on_the_batch(name: str, published: Path) -> None:
     alone = torch.cat([reward(images[i : i + 1], PROMPTS[i : i + 1]) for i in (3, 2, 1, 0)]).flip(0)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     assert together.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("size", [(48, 48), (224, 224)])
+def test_scoring_leaves_the_pictures_as_they_are(name: str, size: tuple[int, int], published: Path) -> None:
+    images = torch.rand(2, 3, *size)
+    before = images.clone()
+    REWARDS[name][0](published)(images, PROMPTS[:2])
+    assert images.equal(before)
 
 
 def test_rounding_leaves_the_gradient_of_the_resize() -> None:

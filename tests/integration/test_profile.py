@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from distar import paths
 from distar.__main__ import STAGES, main
+from distar.bench.published import save_hpsv2
 from distar.fetching import read_pins
 from distar.params import lock_path
 from distar.prompts import HPSV2_STYLES, load_labels, load_prompts
 from tests.integration.hub import REVISION, Hub
 from tests.miniature import edit, state_licences
-from tests.published import save_hpsv2, save_image_reward
+from tests.published import save_image_reward
 from tests.references import load_plain, save_sdxl
 
 PROFILE = Path("profiles/mini.yaml")
