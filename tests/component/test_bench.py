@@ -136,6 +136,7 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(report, "_BATCH_SIZES", {"tiny": 2})
     monkeypatch.setattr(report, "_ROUNDS", {"tiny": 1})
+    monkeypatch.setattr(report, "_SCALING", {"tiny": (2, 1)})
     monkeypatch.setitem(scoring.SUBJECTS, "tiny", TWO_PICTURES)
     assert main(["bench", "--network", "tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -149,6 +150,7 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     peaks = figures["peak_bytes"]
     assert figures["memory_growth_8_to_64"] == peaks["batch of 64"] / peaks["batch of 8"] - 1
     assert figures["official_scoring_speedup"] > 0
+    assert figures["weak_scaling_efficiency"] > 0
     assert list(figures["official_scoring_speedups"]) == list(figures["largest_score_difference"])
     timed = [*figures["seconds"].values(), *figures["scoring_seconds"].values()]
     assert all(value > 0 for value in [*timed, *peaks.values()])
