@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from distar.bench.iteration import IterationFigures, measure_iteration
+from distar.bench.orchestration import OrchestrationFigures, measure_orchestration
 from distar.bench.scoring import SUBJECTS, ScoringFigures, measure_scoring
 from distar.bench.subject import make_subject
 from distar.lineage.device import describe_device
@@ -20,30 +22,35 @@ from distar.runtime import prepare_torch
 
 _BATCH_SIZES = {"tiny": 32, "sd15-100m": 8}
 _ROUNDS = {"tiny": 9, "sd15-100m": 3}
+_PIPELINE, _PIPELINE_ROUNDS = "tiny", 3  # the network whose profile makes a pipeline of minutes
 
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Figures by network, and what they were measured with."""
+    """Figures by network, and what they were measured with; the pipeline's are of `tiny`."""
 
     command: str
     machine: dict[str, Any]
     versions: dict[str, str]
     networks: dict[str, IterationFigures]
     scoring: dict[str, ScoringFigures]
+    orchestration: OrchestrationFigures | None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON data, all figures of a network together."""
         data = asdict(self)
-        scoring = data.pop("scoring")
-        return data | {"networks": {name: figures | scoring[name] for name, figures in data["networks"].items()}}
+        scoring, orchestration = data.pop("scoring"), data.pop("orchestration")
+        networks = {name: figures | scoring[name] for name, figures in data["networks"].items()}
+        if orchestration:
+            networks[_PIPELINE] |= orchestration
+        return data | {"networks": networks}
 
 
 def run_benchmarks(networks: Sequence[str]) -> Benchmarks:
     """Measure the networks, one after the other.
 
     Raises:
-        BenchmarkError: what is compared does not do the same.
+        BenchmarkError: what is compared failed, or does not do the same.
     """
     accelerator = prepare_torch(load_params(profile="tiny").profile.runtime)
     figures = {
@@ -51,9 +58,13 @@ def run_benchmarks(networks: Sequence[str]) -> Benchmarks:
         for name in networks
     }
     scoring = {name: measure_scoring(SUBJECTS[name], _ROUNDS[name], accelerator.device) for name in networks}
-    packages = ("distar", "torch", "diffusers", "transformers", "accelerate", "hpsv2", "image-reward")
+    orchestration = measure_orchestration(Path(), _PIPELINE_ROUNDS) if _PIPELINE in networks else None
+    packages = (
+        "distar", "torch", "diffusers", "transformers", "accelerate", "hpsv2", "image-reward", "dvc", "prefect",
+    )  # fmt: skip
     versions = {name: version(name) for name in packages}
-    return Benchmarks(" ".join(sys.argv), describe_device(accelerator.device), versions, figures, scoring)
+    machine = describe_device(accelerator.device)
+    return Benchmarks(" ".join(sys.argv), machine, versions, figures, scoring, orchestration)
 
 
 def benchmarks_table(found: Benchmarks) -> RenderableType:
@@ -78,4 +89,11 @@ def benchmarks_table(found: Benchmarks) -> RenderableType:
     peaks = Table("peak of tensors", *found.networks, title="MB", title_justify="left")
     for name in next(iter(found.networks.values())).peak_bytes:
         peaks.add_row(name, *(f"{one.peak_bytes[name] / 1e6:.0f}" for one in found.networks.values()))
-    return Group(ratios, parts, peaks)
+    shown = [ratios, parts, peaks]
+    if found.orchestration:
+        title = f"A run of the pipeline; overhead {found.orchestration.orchestration_overhead_s:.1f} s"
+        ways = Table("way", "seconds (median)", title=title, title_justify="left")
+        for name, seconds in found.orchestration.orchestration_seconds.items():
+            ways.add_row(name, f"{seconds:.1f}")
+        shown.append(ways)
+    return Group(*shown)
