@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from distar.commands.arguments import positive
 from distar.commands.audit import add_audit
@@ -19,6 +20,7 @@ from distar.commands.release import add_release
 from distar.commands.score import add_score
 from distar.commands.tiny import add_tiny
 from distar.errors import DistarError, ParameterError
+from distar.imports import lasting_imports
 
 STAGES = {
     "prompts": "clean the prompt sources; check that training and evaluation share none",
@@ -97,7 +99,7 @@ def _run_stage(options: argparse.Namespace) -> None:
     launch = os.environ.get("DISTAR_LAUNCH")
     if launch and options.command in _ON_MANY_PROCESSES and "RANK" not in os.environ:
         _become_launch(Path(launch), options.command)
-    import_module(f"distar.stages.{options.command}").run()
+    _import(f"distar.stages.{options.command}").run()
 
 
 def _become_launch(configuration: Path, stage: str) -> None:
@@ -113,7 +115,7 @@ def _become_launch(configuration: Path, stage: str) -> None:
 
 def _run_publish(options: argparse.Namespace) -> None:
     _end_with_parent()
-    import_module("distar.stages.publish").run(options.project, options.move_latest)
+    _import("distar.stages.publish").run(options.project, options.move_latest)
 
 
 def _end_with_parent() -> None:
@@ -124,9 +126,15 @@ def _end_with_parent() -> None:
 
 
 def _run_sample(options: argparse.Namespace) -> None:
-    from distar.sample import sample
+    drawing = _import("distar.sample")
+    drawing.sample(options.prompt, options.out, options.num_images, options.seed, options.compare)
 
-    sample(options.prompt, options.out, options.num_images, options.seed, options.compare)
+
+def _import(name: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    with lasting_imports():
+        return import_module(name)
 
 
 if __name__ == "__main__":

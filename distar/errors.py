@@ -9,7 +9,7 @@ DistarError
 ├── ReleaseError        a release is incomplete or its store refuses it
 ├── SigningError        a key cannot be used, or a signature does not hold
 ├── StorageError        the disk is full, or a store cannot be reached or refuses
-└── BenchmarkError      what is compared does not do the same
+└── BenchmarkError      what is compared failed, or does not do the same
 """
 
 from __future__ import annotations
@@ -52,4 +52,4 @@ class StorageError(DistarError):
 
 
 class BenchmarkError(DistarError):
-    """What a benchmark compares does not give the same results."""
+    """What a benchmark compares failed, or does not give the same results."""

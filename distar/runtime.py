@@ -7,16 +7,14 @@ import os
 import torch
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
 from distar.params import RuntimeParams
 
 
 def prepare_torch(params: RuntimeParams, precision: str = "no") -> Accelerator:
     """Apply the runtime parameters to this process and return the accelerator that places things."""
-    diffusers_logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
-    transformers_logging.disable_progress_bar()
+    logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
     # autocast's cache keeps the bf16 weights of before an update until the whole iteration ends
     autocast = AutocastKwargs(cache_enabled=False)

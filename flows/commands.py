@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -30,11 +31,24 @@ def stream(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a command and hand over each line that it prints; `python` in it is this interpreter.
+    """Run a command as `lines_of` does, and hand over each line that it prints.
 
-    Whatever ends the command (it is done, it is killed and leaves what it had started) or this call (a cancelled flow,
-    Ctrl-C) ends the whole process group: first by SIGTERM, then by SIGKILL. If this process is killed outright, the
-    command gets SIGTERM from Linux. `environment` is added to this process's own.
+    Raises:
+        CommandError: the command's exit status is not 0.
+    """
+    with closing(lines_of(command, cwd, environment)) as lines:
+        for line in lines:
+            on_line(line)
+
+
+def lines_of(
+    command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Generator[str, None, None]:
+    """Run a command and yield each line that it prints; `python` in it is this interpreter.
+
+    Whatever ends the command (it is done, it is killed and leaves what it had started) or the generator (it is closed;
+    Ctrl-C and a flow's cancelling reach it here) ends the whole process group: first by SIGTERM, then by SIGKILL. If
+    this process is killed outright, the command gets SIGTERM from Linux. `environment` is added to this process's own.
 
     Raises:
         CommandError: the command's exit status is not 0.
@@ -55,7 +69,7 @@ def stream(
     try:
         for line in process.stdout:
             tail = [*tail[-19:], line.rstrip()]
-            on_line(line.rstrip())
+            yield line.rstrip()
         status = process.wait()
     finally:
         end_group(process)

@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from graphlib import TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -45,11 +45,12 @@ from distar import paths
 from distar.audit.evidence import gather
 from distar.errors import DistarError, ParameterError
 from distar.fetching.downloads import downloads_dir
+from distar.lineage.pipeline import read_stages
 from distar.release.releases import read_alias
 from distar.release.storage import open_store
 from distar.worktree import DVC, current_revision, output_of, worktree
 from flows.changes import PARAMS, add_set_option, changed_parameters
-from flows.commands import CommandError, stream
+from flows.commands import CommandError, lines_of, stream
 from flows.gpu import the_gpu
 
 CHAMPION = "champion"
@@ -57,16 +58,23 @@ PUBLISH = "publish"
 _RETRIES = {"reference": 2, "rewards": 2, PUBLISH: 2}
 
 _WORKSPACE = Path()
-_EDGE = re.compile(r'^\s*"(?P<before>[^"]+)"\s*->\s*"(?P<after>[^"]+)";?$', re.MULTILINE)
 
 
 def dependencies(folder: Path = _WORKSPACE) -> dict[str, set[str]]:
-    """Return the stages that each stage of a project depends on, as `dvc dag` tells."""
-    names = output_of([*DVC, "stage", "list", "--name-only"], folder).split()
-    needed: dict[str, set[str]] = {name: set() for name in names}
-    for edge in _EDGE.finditer(output_of([*DVC, "dag", "--dot"], folder)):
-        needed[edge["after"]].add(edge["before"])
-    return needed
+    """Return the stages that each stage of a project depends on: those whose outputs it reads, as `dvc dag` tells.
+
+    Raises:
+        ParameterError: the folder holds no project.
+    """
+    found = read_stages(folder)
+    return {
+        name: {
+            maker
+            for maker, made in found.items()
+            if any(_overlap(read, output) for read in stage.inputs for output in made.outputs)
+        }
+        for name, stage in found.items()
+    }
 
 
 def stages(folder: Path = _WORKSPACE) -> list[str]:
@@ -119,30 +127,66 @@ def project(changes: Mapping[str, Any] | None) -> Iterator[Path]:
 def run(command: Sequence[str], folder: Path) -> list[str]:
     """Run a command in a project, log what it prints, and return it.
 
-    Checkpoints and downloads of a worktree are the workspace's, and outlive it.
-
     Raises:
         CommandError: the command failed.
     """
-    environment = {
-        "DISTAR_WORK_DIR": str(paths.work_root("retrain").absolute()),
-        "DISTAR_DOWNLOADS": str(downloads_dir().absolute()),
-    }
     lines: list[str] = []
 
     def keep(line: str) -> None:
         get_run_logger().info(line)
         lines.append(line)
 
-    stream(command, keep, folder, {} if folder == _WORKSPACE else environment)
+    stream(command, keep, folder, _environment(folder))
     return lines
 
 
+class Reproduction:
+    """DVC running stages one after the other, in one process: it starts more slowly than it looks at a stage.
+
+    To be closed, which ends DVC and what it runs.
+    """
+
+    def __init__(self, folder: Path, order: Sequence[str]) -> None:
+        self._folder = folder
+        self._order = order
+        self._printed: Generator[str, None, None] | None = None
+        self._ahead: list[str] = []
+
+    def lines_of(self, stage: str) -> Iterator[str]:
+        """Yield what DVC prints of the next stage, or of the same one again if it failed: DVC is then started anew.
+
+        Raises:
+            CommandError: the stage failed.
+        """
+        left = self._order[self._order.index(stage) :]
+        if self._printed is None:
+            command = [*DVC, "repro", "--single-item", *left]
+            self._printed = lines_of(command, self._folder, _environment(self._folder))
+        lines, self._ahead = chain(self._ahead, self._printed), []
+        try:
+            for line in lines:
+                if len(left) > 1 and _begins(left[1], line):
+                    self._ahead = [line]
+                    return
+                yield line
+        except CommandError:
+            self._printed = None
+            raise
+
+    def close(self) -> None:
+        """End DVC, if it runs."""
+        if self._printed is not None:
+            self._printed.close()
+
+
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def run_stage(folder: Path, stage: str) -> dict[str, str]:
+def run_stage(reproduction: Reproduction, stage: str) -> dict[str, str]:
     """Run one stage with DVC, which does nothing if it is up to date; return what was done, and its time."""
     begun = time.monotonic()
-    lines = run([*DVC, "repro", "--single-item", stage], folder)
+    lines = []
+    for line in reproduction.lines_of(stage):
+        get_run_logger().info(line)
+        lines.append(line)
     done = {f"Running stage '{stage}':": "ran", f"Stage '{stage}' is cached": "restored from DVC's cache"}
     told = [word for line in lines for beginning, word in done.items() if line.startswith(beginning)]
     return {
@@ -154,9 +198,11 @@ def run_stage(folder: Path, stage: str) -> dict[str, str]:
 
 def bring_up_to_date(folder: Path, order: Sequence[str]) -> list[dict[str, str]]:
     """Run stages one after the other; return what each did."""
-    return [
-        run_stage.with_options(retries=_RETRIES.get(stage, 0), retry_delay_seconds=10)(folder, stage) for stage in order
-    ]
+    with closing(Reproduction(folder, order)) as reproduction:
+        return [
+            run_stage.with_options(retries=_RETRIES.get(stage, 0), retry_delay_seconds=10)(reproduction, stage)
+            for stage in order
+        ]
 
 
 def tag_run(profile: str, commit: str, changes: Mapping[str, Any], dirty: bool = False) -> None:
@@ -290,6 +336,25 @@ def _show_foreseen(order: Sequence[str], changes: Mapping[str, Any]) -> None:
         for row in foreseen(order, folder).items():
             table.add_row(*row)
     Console().print(table)
+
+
+def _begins(stage: str, line: str) -> bool:
+    """Tell whether a line that DVC prints is the first of a stage: it runs, is up to date, restored, or cannot run."""
+    return line.startswith((f"Running stage '{stage}'", f"Stage '{stage}'", f"ERROR: failed to reproduce '{stage}'"))
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return what commands in a worktree are told: checkpoints and downloads are the workspace's, and outlive it."""
+    if folder == _WORKSPACE:
+        return {}
+    return {
+        "DISTAR_WORK_DIR": str(paths.work_root("retrain").absolute()),
+        "DISTAR_DOWNLOADS": str(downloads_dir().absolute()),
+    }
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one == other or one in other.parents or other in one.parents
 
 
 def _is_dirty() -> bool:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from distar.bench.iteration import run_iteration
 from distar.bench.measure import wait_for
 from distar.bench.subject import make_subject
-from distar.errors import DistarError
+from distar.errors import BenchmarkError
 from distar.training.distribution import distribute
 
 _LAUNCHES = 2
@@ -34,7 +34,7 @@ def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float
         rounds: how often each is timed in each of two launches; the launches take turns.
 
     Raises:
-        DistarError: a process failed.
+        BenchmarkError: a process failed.
     """
     processes = torch.cuda.device_count() or min(2, len(os.sched_getaffinity(0)))
     if processes < 2:
@@ -51,7 +51,7 @@ def _launch(processes: int, network: str, batch_size: int, rounds: int) -> list[
     command += ["-m", "distar.bench.scaling", network, str(batch_size), str(rounds)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise DistarError(f"timing {network} on {processes} processes failed: {ran.stderr.strip()[-1000:]}")
+        raise BenchmarkError(f"timing {network} on {processes} processes failed: {ran.stderr.strip()[-1000:]}")
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 

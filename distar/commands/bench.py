@@ -13,15 +13,15 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
         "bench",
         help="measure what training and scoring cost",
         description="Measure a DI* iteration beside its unavoidable parts and beside the plain implementation, "
-        "and the rewards beside their authors' packages.",
+        "the rewards beside their authors' packages, and the pipeline beside its stages.",
         epilog="Ratios of one run tell more than seconds: run it where nothing else does. See docs/bench.md.",
     )
     bench.add_argument(
         "--network",
         action="append",
         choices=["tiny", "sd15-100m"],
-        help="what to measure (tiny); may be repeated: the tiny world's networks, or random ones of SD1.5's shape, "
-        "which take a CPU some minutes",
+        help="what to measure (tiny); may be repeated: the tiny world's networks and its pipeline, or random networks "
+        "of SD1.5's shape; each takes a CPU some minutes",
     )
     bench.add_argument("--json", action="store_true", help="print JSON instead of tables")
     bench.set_defaults(run=_run_bench)

@@ -31,13 +31,13 @@ class Stage:
         return values
 
 
-def read_stages() -> dict[str, Stage]:
-    """Read dvc.yaml for the profile of params.yaml.
+def read_stages(folder: Path = Path()) -> dict[str, Stage]:
+    """Read a project's dvc.yaml for the profile of its params.yaml.
 
     Raises:
         ParameterError: one of the two does not exist.
     """
-    profile = _read(Path("params.yaml"))["profile"]
+    profile = _read(folder / "params.yaml")["profile"]
 
     def path(entry: str | dict) -> Path:
         name = entry if isinstance(entry, str) else next(iter(entry))
@@ -58,7 +58,7 @@ def read_stages() -> dict[str, Stage]:
             outputs=tuple(path(entry) for entry in (*stage.get("outs", ()), *stage.get("metrics", ()))),
             parameters=parameters(stage.get("params", ())),
         )
-        for name, stage in _read(DVC_YAML)["stages"].items()
+        for name, stage in _read(folder / DVC_YAML)["stages"].items()
     }
 
 

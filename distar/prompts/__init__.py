@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,9 +21,14 @@ def write_prompts(path: Path, prompts: Sequence[str], labels: Sequence[str | Non
 
 def load_prompts(path: Path) -> tuple[str, ...]:
     """Read the prompts that `write_prompts` wrote."""
-    return tuple(pq.read_table(path, columns=["prompt"]).column("prompt").to_pylist())
+    return _column(path, "prompt")
 
 
 def load_labels(path: Path) -> tuple[str | None, ...]:
     """Read the label of each prompt that `write_prompts` wrote."""
-    return tuple(pq.read_table(path, columns=["label"]).column("label").to_pylist())
+    return _column(path, "label")
+
+
+def _column(path: Path, name: str) -> tuple[Any, ...]:
+    with pq.ParquetFile(path) as file:  # pq.read_table imports pandas
+        return tuple(file.read(columns=[name]).column(name).to_pylist())

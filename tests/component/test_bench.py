@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distar.__main__ import main
 from distar.bench import iteration, report, scoring
 from distar.bench.measure import Part, median_ratio, peak_bytes, seconds_of
+from distar.bench.orchestration import OrchestrationFigures
 from distar.bench.plain import plain_loss
 from distar.bench.scoring import SUBJECTS, measure_scoring
 from distar.bench.subject import Subject, make_subject
@@ -138,6 +139,8 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(report, "_ROUNDS", {"tiny": 1})
     monkeypatch.setattr(report, "_SCALING", {"tiny": (2, 1)})
     monkeypatch.setitem(scoring.SUBJECTS, "tiny", TWO_PICTURES)
+    runs = OrchestrationFigures(2.0, {"stage_processes": 1.0, "flow": 3.0})  # tests/flow/test_bench.py measures some
+    monkeypatch.setattr(report, "measure_orchestration", lambda root, rounds: runs)
     assert main(["bench", "--network", "tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     figures = found["networks"]["tiny"]
@@ -154,6 +157,7 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert list(figures["official_scoring_speedups"]) == list(figures["largest_score_difference"])
     timed = [*figures["seconds"].values(), *figures["scoring_seconds"].values()]
     assert all(value > 0 for value in [*timed, *peaks.values()])
+    assert {name: figures[name] for name in asdict(runs)} == asdict(runs)
 
 
 def test_generator_step_takes_no_more_than_its_largest_network(tiny: Subject) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from distar import paths
 from distar.__main__ import STAGES
 from distar.release.releases import move, release_ids
 from distar.release.storage import open_store
+from distar.worktree import DVC
 from flows.commands import CommandError, stream
-from flows.pipeline import CHAMPION, foreseen, main, stages
-from tests.miniature import git, record_of, with_pipeline
+from flows.pipeline import CHAMPION, Reproduction, dependencies, foreseen, main, stages
+from tests.miniature import REPOSITORY, git, git_init, record_of, with_pipeline
 
 
 @pytest.fixture
@@ -146,6 +149,55 @@ def test_stream_hands_over_lines_and_names_the_failure() -> None:
     assert lines == ["one", "two"]
     with pytest.raises(CommandError, match="status 3"):
         stream([sys.executable, "-c", "raise SystemExit(3)"], lines.append)
+
+
+def test_stages_depend_on_one_another_as_dvc_says() -> None:
+    graph = subprocess.run([*DVC, "dag", "--dot"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    edges = re.findall(r'^"(\w+)" -> "(\w+)";$', graph, re.MULTILINE)
+    assert edges
+    assert {(needed, stage) for stage, all_needed in dependencies(REPOSITORY).items() for needed in all_needed} == {
+        *edges
+    }
+
+
+@pytest.fixture
+def three_stages(tmp_path: Path) -> Path:
+    """Make a DVC project of three stages, of which the second needs the file `ready`, and fails without `well`."""
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  first: {cmd: echo one}\n"
+        "  second: {cmd: echo two; test -e well, deps: [ready]}\n"
+        "  third: {cmd: echo three}\n"
+    )
+    return git_init(tmp_path, [*DVC, "init", "-q"])
+
+
+def test_failed_stage_is_begun_again_and_those_before_it_are_not(three_stages: Path) -> None:
+    (three_stages / "ready").touch()
+    with closing(Reproduction(three_stages, ["first", "second", "third"])) as reproduction:
+        assert "one" in [*reproduction.lines_of("first")]
+        with pytest.raises(CommandError, match="failed to reproduce 'second'"):
+            [*reproduction.lines_of("second")]
+        (three_stages / "well").touch()
+        second = [*reproduction.lines_of("second")]
+        assert "two" in second
+        assert not {"one", "three"} & {*second}
+        assert "three" in [*reproduction.lines_of("third")]
+
+
+def test_stage_that_cannot_begin_fails_and_not_the_one_before(three_stages: Path) -> None:
+    with closing(Reproduction(three_stages, ["first", "second", "third"])) as reproduction:
+        assert "one" in [*reproduction.lines_of("first")]
+        with pytest.raises(CommandError, match="failed to reproduce 'second': dependency 'ready'"):
+            [*reproduction.lines_of("second")]
+
+
+def test_closed_reproduction_leaves_no_process(three_stages: Path) -> None:
+    (three_stages / "dvc.yaml").write_text("stages:\n  first: {cmd: echo $$; sleep 60}\n")
+    with closing(Reproduction(three_stages, ["first"])) as reproduction:
+        pid = next(int(line) for line in reproduction.lines_of("first") if line.isdecimal())
+        assert Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_interrupted_stream_leaves_no_process(tmp_path: Path) -> None:

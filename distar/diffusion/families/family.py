@@ -63,6 +63,9 @@ class ReferenceModel(BaseModel, ABC):
 
     def networks(self, folder: Path) -> tuple[Any, Any, Any]:
         """Load the denoising network and the autoencoder, in fp32, and the scheduler."""
+        from diffusers.utils import logging  # to encode prompts takes transformers alone
+
+        logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
         network, autoencoder = (self._load_model(folder, name) for name in (self.network_name, "vae"))
         return network, autoencoder, component_class(folder, "scheduler").from_pretrained(folder / "scheduler")
 

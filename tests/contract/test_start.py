@@ -1,0 +1,52 @@
+"""What a command does not need, it does not wait for: what it imports, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from distar.__main__ import main
+from tests.miniature import REPOSITORY
+
+
+def imported(*command: str) -> set[str]:
+    """Run a command of the project and return the top of every module that it imports."""
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", *command],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = (line for line in result.stderr.splitlines() if line.startswith("import time:"))
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def test_help_waits_for_no_library_that_computes() -> None:
+    found = imported("-m", "distar", "--help")
+    assert "argparse" in found
+    assert not {"torch", "numpy", "pydantic", "pyarrow", "PIL", "rich", "dvc", "prefect", "boto3"} & found
+
+
+def test_encoding_prompts_waits_for_transformers_alone(project: Path) -> None:
+    assert main(["prompts"]) == 0
+    assert main(["reference"]) == 0
+    found = imported("-m", "distar", "embeddings")
+    assert {"torch", "transformers", "pyarrow"} <= found
+    assert (
+        not {"diffusers", "pandas", "matplotlib", "open_clip", "hpsv2", "ImageReward", "scipy", "dvc", "prefect"}
+        & found
+    )
+
+
+def test_garbage_is_looked_for_after_the_imports_and_not_among_them(project: Path) -> None:
+    program = "import gc; from distar.__main__ import main; main(['prompts'])"
+    command = [sys.executable, "-c", f"{program}; print(gc.isenabled(), gc.get_freeze_count())"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    enabled, frozen = result.stdout.split()[-2:]
+    assert enabled == "True"
+    assert int(frozen) > 100_000
