@@ -42,7 +42,6 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from distar import paths
-from distar.audit.evidence import gather
 from distar.errors import DistarError, ParameterError
 from distar.fetching.downloads import downloads_dir
 from distar.lineage.pipeline import read_stages
@@ -259,7 +258,7 @@ def show_release() -> None:
 
 @flow(name="distar-pipeline", log_prints=True)
 def pipeline(first: str | None = None, only: str | None = None, changes: dict[str, Any] | None = None) -> None:
-    """Bring the stages that are asked for up to date, then check that DVC agrees.
+    """Bring the stages that are asked for up to date.
 
     Args:
         first: a stage; it and what depends on it are run.
@@ -279,8 +278,6 @@ def pipeline(first: str | None = None, only: str | None = None, changes: dict[st
     with project(changes) as folder:
         with the_gpu():
             done = bring_up_to_date(folder, order)
-        # --single-item looks at one stage alone, so ask DVC once more about all of them
-        run([*DVC, "status", "--quiet", *order], folder)
         show_timings(done)
         if "evaluate" in order:
             show_metrics(folder, parameters["publish"])
@@ -370,6 +367,8 @@ def _figures_of(publish: Mapping[str, Any], champion: str | None) -> dict[str, A
         store = open_store(publish["url"], publish["endpoint_url"])
         if champion == CHAMPION and read_alias(store, CHAMPION).release is None:
             return {}
+        from distar.audit.evidence import gather  # and with it the key services' clients, for a champion alone
+
         return {CHAMPION: json.loads(gather(store, champion).read(paths.METRICS.name))["generator"]}
     except DistarError as error:
         get_run_logger().warning("The champion is not shown beside the metrics: %s", error)

@@ -177,7 +177,7 @@ def test_failed_stage_is_begun_again_and_those_before_it_are_not(three_stages: P
     with closing(Reproduction(three_stages, ["first", "second", "third"])) as reproduction:
         assert "one" in [*reproduction.lines_of("first")]
         with pytest.raises(CommandError, match="failed to reproduce 'second'"):
-            [*reproduction.lines_of("second")]
+            list(reproduction.lines_of("second"))
         (three_stages / "well").touch()
         second = [*reproduction.lines_of("second")]
         assert "two" in second
@@ -189,7 +189,7 @@ def test_stage_that_cannot_begin_fails_and_not_the_one_before(three_stages: Path
     with closing(Reproduction(three_stages, ["first", "second", "third"])) as reproduction:
         assert "one" in [*reproduction.lines_of("first")]
         with pytest.raises(CommandError, match="failed to reproduce 'second': dependency 'ready'"):
-            [*reproduction.lines_of("second")]
+            list(reproduction.lines_of("second"))
 
 
 def test_closed_reproduction_leaves_no_process(three_stages: Path) -> None:
