@@ -163,7 +163,7 @@ class Probe:
 @contextmanager
 def _moved(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Have a module on a device for a while."""
-    home = next(module.parameters()).device
+    home = next((parameter.device for parameter in module.parameters()), device)
     module.to(device)
     try:
         yield
