@@ -128,7 +128,6 @@ def with_gain(folder: Path, num_steps: int) -> None:
     edit(profile, "train", "reward_scale", value=10.0)
     edit(profile, "train", "generator", "optimizer", "learning_rate", value=1e-3)
     edit(profile, "train", "generator", "ema_decay", value=0.0)
-    edit(profile, "evaluate", "diversity", "num_prompts", value=7)  # of fewer, chance alone decides
     gate = {
         "min_gain": {"preference": 0.0},
         "max_loss": {"matching": 1000.0, "judge": 1.0},

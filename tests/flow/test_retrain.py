@@ -26,7 +26,7 @@ from tests.miniature import edit, git, run_dvc, with_gain
 PROFILE = Path("profiles/mini.yaml")
 STORE = "file://published"
 GROWING = (".dvc/cache", ".dvc/tmp", ".distar", "runs", "published", ".git/objects", ".git/logs/refs/heads/retrain")
-LONGER = {"train.num_steps": 24}
+LONGER = {"train.num_steps": 20}
 
 
 class Story(NamedTuple):
@@ -156,7 +156,7 @@ def test_the_audit_finds_each_run_on_its_branch(story: Story, capsys: pytest.Cap
         shown = json.loads(capsys.readouterr().out)
         assert git(Path(), "rev-parse", outcome.branch).strip() in shown["origin"]["recorded_by"]
     parameters = git(Path(), "show", f"{story.better.branch}:{PROFILE}")
-    assert "num_steps: 24" in parameters
+    assert "num_steps: 20" in parameters
     assert "reward_scale: 10.0" in parameters
     metrics = json.loads(git(Path(), "show", f"{story.better.branch}:metrics.json"))
     assert metrics["generator"]["rewards"]["preference"]["mean"] == story.better.verdict.checks[0].candidate
