@@ -201,7 +201,7 @@ def test_two_at_once_leave_one_champion_and_both_records(story: Story, tmp_path:
     command = [sys.executable, "-m", "flows.retrain"]
     runs = [
         subprocess.Popen([*command, *more], cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
-        for more in ([], ["--set", "train.num_steps=24"])
+        for more in ([], ["--set", "train.num_steps=20"])
     ]
     told = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], told
