@@ -19,7 +19,9 @@ def prepare_torch(params: RuntimeParams, precision: str = "no") -> Accelerator:
     # autocast's cache keeps the bf16 weights of before an update until the whole iteration ends
     autocast = AutocastKwargs(cache_enabled=False)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[autocast, ddp])
+    # left to itself, accelerate takes processes without GPUs for strangers to one another
+    on_cpus = "RANK" in os.environ and not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=on_cpus, mixed_precision=precision, kwargs_handlers=[autocast, ddp])
     torch.set_num_threads(params.num_threads)  # after the accelerator, which sets it where several processes share CPUs
     torch.use_deterministic_algorithms(params.deterministic)
     torch.set_flush_denormal(params.flush_denormal)

@@ -14,12 +14,13 @@ from dataclasses import replace
 from statistics import median
 
 import torch
-from accelerate import Accelerator
 
 from distar.bench.iteration import run_iteration
 from distar.bench.measure import wait_for
 from distar.bench.subject import make_subject
 from distar.errors import BenchmarkError
+from distar.params import load_params
+from distar.runtime import prepare_torch
 from distar.training.distribution import distribute
 
 _LAUNCHES = 2
@@ -56,11 +57,10 @@ def _launch(processes: int, network: str, batch_size: int, rounds: int) -> list[
 
 
 def _seconds(network: str, batch_size: int, rounds: int) -> list[float]:
-    accelerator = Accelerator()
+    accelerator = prepare_torch(load_params(profile="tiny").profile.runtime)
     if accelerator.device.type == "cpu":
         torch.set_num_threads(1)
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[accelerator.process_index]})
-        torch.set_flush_denormal(True)
     subject = make_subject(network, accelerator.device)
     generator, assistant = (
         replace(one, forward=distribute(one.module, [], accelerator)) for one in (subject.generator, subject.assistant)

@@ -6,6 +6,7 @@ Which of the two is the launch's to say: `accelerate launch` with an `fsdp_confi
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -43,7 +44,9 @@ def distribute(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Acce
         accelerator: knows the processes.
     """
     if not is_sharded(accelerator):
-        return accelerator.prepare_model(module)
+        with warnings.catch_warnings():  # accelerate knows the argument by no other name yet
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return accelerator.prepare_model(module)
     for part in (*blocks, module):
         fully_shard(part, reshard_after_forward=True)  # the whole too: between passes there are shards alone
     return module

@@ -29,10 +29,6 @@ from distar.training.params import Guidance
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 """Decode latents and score them: (x0, prompts) -> score of each sample, differentiable in x0."""
 
-_PIECES = 3
-"""Into how many pieces the frozen networks take a generator's micro-batch. While its own graph is held, theirs are
-the assistant's of a third and the guided reference's of two thirds: together, what the guided reference takes alone."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -128,21 +124,18 @@ def generator_step(
 ) -> dict[str, Float[Tensor, ""]]:
     """Move the generator down the gradient of the Diff-Instruct* loss, the assistant held constant.
 
-    No forward pass is made twice, and at most one network's graph of a whole micro-batch is held.
+    No forward pass is made twice. The guided reference takes every sample twice, with its prompt and without, so half a
+    micro-batch is computed at once: no network takes more than `micro_batch_size`.
     """
     totals: dict[str, Tensor] = {}
-    for part, exchange in _micro_batches(batch, micro_batch_size, generator):
+    for part, exchange in _micro_batches(batch, math.ceil(micro_batch_size / 2), generator):
         with exchange:
             x0 = generator.forward(part.noise, part.embedding)
-            gradients = []
             with frozen(assistant.module):
-                size = math.ceil(len(part) / _PIECES)
-                for piece, x0_piece in zip(part.micro_batches(size), x0.split(size), strict=True):
-                    gradient, values = generator_loss(x0_piece, assistant.module, reference, piece, objective)
-                    gradients.append(gradient)
-                    for name, value in values.items():
-                        totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
-            x0.backward(torch.cat(gradients) / len(batch))
+                gradient, values = generator_loss(x0, assistant.module, reference, part, objective)
+            x0.backward(gradient / len(batch))
+        for name, value in values.items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
     return totals | {"generator_grad_norm": generator.update()}
 
 
