@@ -62,7 +62,7 @@ def main() -> None:
             with measured(f"{name} assistant step", figures, device):
                 assistant_step(players[1], players[0], batch, micro_batch_size=1)
             with measured(f"{name} generator step", figures, device):
-                values = generator_step(players[0], players[1], family.reference(), batch, objective, 1)
+                values = generator_step(players[0], players[1], family.reference(), batch, objective, 1, 1)
     figures["values"] = {name: value.item() for name, value in values.items()}
     print(json.dumps(figures, indent=2))
 

@@ -100,7 +100,9 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
             Part("assistant's update", lambda: assistant_step(players[1], players[0], batch, size)),
             Part(
                 "generator's update",
-                lambda: generator_step(players[0], players[1], reference, batch, subject.objective, size),
+                lambda: generator_step(
+                    *players, reference, batch, subject.objective, size, train.frozen_micro_batch_size
+                ),
             ),
             *unavoidable_parts(subject, reference, batch),
         ]
@@ -113,6 +115,7 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
     average = 4 * trained[0]
     return {
         "micro_batch_size": size,
+        "frozen_micro_batch_size": train.frozen_micro_batch_size,
         "gradient_checkpointing": checkpointing,
         "trained_parameters": dict(zip(("generator", "assistant"), trained, strict=True)),
         "gigabytes": {

@@ -56,7 +56,13 @@ def make_project(folder: Path, models: Path) -> Path:
         source["source"] = source["source"].replace("models/tiny", "models")
     for name in ("train", "evaluation"):
         profile["prompts"][name]["source"] = f"file://prompts/{name}.txt"
-    profile["train"] |= {"num_steps": 4, "batch_size": 4, "micro_batch_size": 4, "checkpoint_every": 2}
+    profile["train"] |= {
+        "num_steps": 4,
+        "batch_size": 4,
+        "micro_batch_size": 4,
+        "frozen_micro_batch_size": 2,
+        "checkpoint_every": 2,
+    }
     profile["train"]["reward_scale"] = 1.0  # tests edit it; they do not depend on how tiny is tuned
     profile["train"]["assistant"]["warmup_steps"] = 2
     profile["train"]["monitors"] |= {

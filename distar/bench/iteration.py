@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -73,9 +74,10 @@ def measure_iteration(subject: Subject, batch_size: int, rounds: int) -> Iterati
 
 
 def run_iteration(subject: Subject, reference: Reference, batch: Batch, micro_batch_size: int) -> None:
-    """Update the assistant once, and the generator once."""
+    """Update the assistant once, and the generator once; the frozen networks take half a micro-batch at once."""
+    half = math.ceil(micro_batch_size / 2)
     assistant_step(subject.assistant, subject.generator, batch, micro_batch_size)
-    generator_step(subject.generator, subject.assistant, reference, batch, subject.objective, micro_batch_size)
+    generator_step(subject.generator, subject.assistant, reference, batch, subject.objective, micro_batch_size, half)
 
 
 def unavoidable_parts(subject: Subject, reference: Reference, batch: Batch) -> list[Part]:

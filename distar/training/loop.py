@@ -185,7 +185,13 @@ class Training:
 
     def _generator_update(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         values = generator_step(
-            self.generator, self.assistant, self.reference, batch, self.objective, self.params.micro_batch_size
+            self.generator,
+            self.assistant,
+            self.reference,
+            batch,
+            self.objective,
+            self.params.micro_batch_size,
+            self.params.frozen_micro_batch_size,
         )
         self.ema.update()
         return values

@@ -87,7 +87,9 @@ class TrainParams(_Strict):
     """Everything of Diff-Instruct* training that changes results.
 
     With `num_steps` 0 nothing is trained: the initial generator is evaluated and packaged as it is. `batch_size` counts
-    the samples of an update on all processes together, `micro_batch_size` those that one process takes at once.
+    the samples of an update on all processes together, `micro_batch_size` those that one process takes at once,
+    and `frozen_micro_batch_size` those that the frozen networks, the decoder and the rewards take at once while the
+    generator's graph of a micro-batch is held; the guided reference takes each twice, with its prompt and without.
     `gradient_checkpointing` computes each block's activations again when they are needed, rather than keep them;
     `channels_last` lays pictures out in memory as GPUs' convolutions read them; `compile` compiles the networks'
     repeated blocks, and leaves them as they are where that fails.
@@ -96,6 +98,7 @@ class TrainParams(_Strict):
     num_steps: int = Field(ge=0)
     batch_size: int = Field(gt=0)
     micro_batch_size: int = Field(gt=0)
+    frozen_micro_batch_size: int = Field(gt=0)
     precision: Literal["no", "bf16"]
     gradient_checkpointing: bool
     channels_last: bool

@@ -6,7 +6,6 @@ Sums and means: a generator loss sums over a sample's dimensions and averages ov
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -121,21 +120,28 @@ def generator_step(
     batch: Batch,
     objective: Objective,
     micro_batch_size: int,
+    frozen_micro_batch_size: int,
 ) -> dict[str, Float[Tensor, ""]]:
     """Move the generator down the gradient of the Diff-Instruct* loss, the assistant held constant.
 
-    No forward pass is made twice. The guided reference takes every sample twice, with its prompt and without, so half a
-    micro-batch is computed at once: no network takes more than `micro_batch_size`.
+    The generator takes `micro_batch_size` samples at once and its graph is held; the others take
+    `frozen_micro_batch_size` of them, and hold no graph longer. No forward pass is made twice.
     """
     totals: dict[str, Tensor] = {}
-    for part, exchange in _micro_batches(batch, math.ceil(micro_batch_size / 2), generator):
+    for part, exchange in _micro_batches(batch, micro_batch_size, generator):
         with exchange:
             x0 = generator.forward(part.noise, part.embedding)
+            gradients = []
             with frozen(assistant.module):
-                gradient, values = generator_loss(x0, assistant.module, reference, part, objective)
-            x0.backward(gradient / len(batch))
-        for name, value in values.items():
-            totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
+                pieces = zip(
+                    part.micro_batches(frozen_micro_batch_size), x0.split(frozen_micro_batch_size), strict=True
+                )
+                for piece, x0_piece in pieces:
+                    gradient, values = generator_loss(x0_piece, assistant.module, reference, piece, objective)
+                    gradients.append(gradient)
+                    for name, value in values.items():
+                        totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
+            x0.backward(torch.cat(gradients) / len(batch))
     return totals | {"generator_grad_norm": generator.update()}
 
 

@@ -167,7 +167,7 @@ def test_generator_step_takes_no_more_than_its_largest_network(tiny: Subject) ->
     iteration.run_iteration(tiny, reference, batch, 32)  # the optimizers make their states
     step = iteration._peak(
         tiny,
-        lambda: generator_step(tiny.generator, tiny.assistant, reference, batch, tiny.objective, 32),
+        lambda: generator_step(tiny.generator, tiny.assistant, reference, batch, tiny.objective, 32, 16),
     )
     alone = {}
     for name, part in parts.items():

@@ -38,7 +38,7 @@ def prepared(project: Path) -> Path:
 
 
 def start(work: Path, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
-    environment |= {"ACCELERATE_USE_CPU": "true", "DISTAR_WORK_DIR": str(work)}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "DISTAR_WORK_DIR": str(work)}
     with words_of(work).open("ab") as words:
         return subprocess.Popen(command, env={**os.environ, **environment}, stderr=words)
 
