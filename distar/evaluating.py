@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from distar import paths
+from distar.diffusion.networks import narrow_frozen
 from distar.embeddings import Embeddings
 from distar.evaluation.fid import FID
 from distar.evaluation.measuring import Evaluation
@@ -30,11 +31,14 @@ def load_evaluation(params: Params, accelerator: Accelerator) -> Evaluation:
     settings, device = params.profile.evaluate, accelerator.device
     labels = load_labels(paths.EVALUATION_PROMPTS)
     check_prompt_set(settings.protocol, labels)
-    scorers = load_scorers(params, device)
+    family, scorers = load_family(params, device), load_scorers(params, device)
+    if settings.precision == "bf16":
+        for module in (family.network, *(scorers.values() if settings.backend == "port" else ())):
+            narrow_frozen(module, torch.bfloat16)
     return Evaluation(
         params=settings,
         seed=params.seed,
-        family=load_family(params, device),
+        family=family,
         prompts=load_prompts(paths.EVALUATION_PROMPTS),
         encoded=Embeddings(paths.EVALUATION_EMBEDDINGS),
         labels=labels,

@@ -23,6 +23,7 @@ def prepare_torch(params: RuntimeParams, precision: str = "no") -> Accelerator:
     on_cpus = "RANK" in os.environ and not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=on_cpus, mixed_precision=precision, kwargs_handlers=[autocast, ddp])
     torch.set_num_threads(params.num_threads)  # after the accelerator, which sets it where several processes share CPUs
-    torch.use_deterministic_algorithms(params.deterministic)
+    # as use_deterministic_algorithms, which takes most of a second to import the compiler: what compiles calls that
+    torch.set_deterministic_debug_mode("error" if params.deterministic else "default")
     torch.set_flush_denormal(params.flush_denormal)
     return accelerator

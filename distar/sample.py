@@ -29,16 +29,17 @@ def sample(prompt: str, out: Path, num_images: int, seed: int, compare: bool) ->
     if not paths.GENERATOR_WEIGHTS.is_dir():
         raise ModelFileError(f"{paths.GENERATOR_WEIGHTS} does not exist; train a generator first, with `dvc repro`")
     params = load_params()
-    accelerator = prepare_torch(params.profile.runtime)
-    family = load_family(params, accelerator.device)
     settings = params.profile.evaluate
+    accelerator = prepare_torch(params.profile.runtime, settings.precision)
+    family = load_family(params, accelerator.device)
     systems = {"one step": one_step(load_generator(params, family, paths.GENERATOR_WEIGHTS))}
     if compare:
         sampling = settings.reference
         systems["reference"] = many_steps(family.reference(), sampling.num_steps, sampling.guidance_scale)
     encoded = load_text_encoder(params, accelerator.device).encode([prompt])
     requests = Requests.make([prompt], encoded, num_images, family.latent_shape, seed, "sample")
-    rows = [draw_images(name, draw, family, requests, settings.batch_size) for name, draw in systems.items()]
+    with accelerator.autocast():
+        rows = [draw_images(name, draw, family, requests, settings.batch_size) for name, draw in systems.items()]
     _save(rows, out)
 
 

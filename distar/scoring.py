@@ -125,14 +125,14 @@ def score(folder: Path, prompts_path: Path | None) -> Scored:
     release, params = _Release.read(folder), load_params()
     prompts, labels = _prompts(prompts_path)
     settings = params.profile.evaluate
-    accelerator = prepare_torch(params.profile.runtime)
+    accelerator = prepare_torch(params.profile.runtime, settings.precision)
     scorers = load_scorers(params, accelerator.device)
     family, draw, encoded = release.load(prompts, accelerator.device)
     requests = Requests.make(prompts, encoded, 1, family.latent_shape, release.params["seed"], "evaluation")
     judges = [settings.judge] if settings.judge and prompts_path is None else []  # it may understand no others
     names = [*settings.rewards, *judges]
     batches: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    with track("score", len(requests)) as progress, torch.no_grad():
+    with track("score", len(requests)) as progress, torch.no_grad(), accelerator.autocast():
         for start in range(0, len(requests), settings.batch_size):
             batch = requests[start : start + settings.batch_size]
             images = draw_batch(draw, family, batch).to(family.device).float() / 255
@@ -140,7 +140,12 @@ def score(folder: Path, prompts_path: Path | None) -> Scored:
                 batches[name].append(scorers[name](images, batch.prompts).cpu())
             progress.advance(len(batch))
     protocol = settings.protocol if prompts_path is None else "prompts"
-    how = [params.profile.rewards[settings.compare_by].model_dump(mode="json"), settings.backend, protocol]
+    how = [
+        params.profile.rewards[settings.compare_by].model_dump(mode="json"),
+        settings.backend,
+        settings.precision,
+        protocol,
+    ]
     scores, released = {name: torch.cat(batches[name]) for name in names}, _released(release, params)
     return Scored(
         prompts=None if prompts_path is None else str(prompts_path),
@@ -181,8 +186,8 @@ def _prompts(path: Path | None) -> tuple[tuple[str, ...], tuple[str | None, ...]
 
 def _released(release: _Release, params: Params) -> dict[str, Figures]:
     """Return the rewards that the release states and that the project still computes, and averages, in the same way."""
-    settings, then = params.profile.evaluate, release.params["evaluate"]
-    if (then["backend"], then["protocol"]) != (settings.backend, settings.protocol):
+    settings, then = params.profile.evaluate, release.evaluated.settings
+    if any(then[name] != getattr(settings, name) for name in ("backend", "precision", "protocol")):
         return {}
     rewards = {name: reward.model_dump(mode="json") for name, reward in params.profile.rewards.items()}
     stated = release.metrics["generator"]["rewards"]

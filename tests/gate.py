@@ -17,6 +17,7 @@ GATE = GateParams(
 SETTINGS: dict[str, Any] = {
     "protocol": "prompts",
     "backend": "port",
+    "precision": "no",
     "rewards": ["preference", "matching"],
     "compare_by": "preference",
     "judge": "judge",

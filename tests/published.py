@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from distar.bench import published
 from distar.bench.published import roughen
-from distar.rewards.head import score_head
+from distar.rewards.head import ScoreHead
 from distar.rewards.image_reward import VOCABULARY
 from tests.miniature import TOKENIZER
 
@@ -72,5 +72,5 @@ def save_aesthetic(folder: Path) -> None:
     """Write a CLIP model and the aesthetic predictor's head for it."""
     save_clip(folder / "clip")
     (folder / "head").mkdir()
-    weights = {f"layers.{name}": tensor for name, tensor in score_head(24).state_dict().items()}
+    weights = {f"layers.{name}": tensor for name, tensor in ScoreHead(24).state_dict().items()}
     torch.save(weights, folder / "head" / "sac+logos+ava1-l14-linearMSE.pth")

@@ -29,6 +29,7 @@ def compile_blocks(network: nn.Module) -> None:
             f"train.compile: nothing can be compiled for {device.type} here, so nothing is: {reason}", stacklevel=2
         )
         return
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # tells the compiler too
     for block in repeated_blocks(network):
         block.compile()
 
@@ -52,10 +53,14 @@ def checkpoint_activations(network: nn.Module) -> None:
 def narrow_frozen(module: nn.Module, dtype: torch.dtype) -> None:
     """Keep frozen weights as autocast would cast them at every call; the results are the same to the last bit.
 
-    Those are the weights of linear and convolutional layers. Norms, which autocast computes in fp32, stay as they are.
+    Those are the weights of linear and convolutional layers. Norms, which autocast computes in fp32, stay as they are,
+    and so do parts with a true attribute `keep_in_fp32`: they compute in it, or what is around them takes after them.
     """
-    for layer in module.modules():
-        if isinstance(layer, _CAST_BY_AUTOCAST):
-            for parameter in layer.parameters(recurse=False):
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
+    if getattr(module, "keep_in_fp32", False):
+        return
+    if isinstance(module, _CAST_BY_AUTOCAST):
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+    for part in module.children():
+        narrow_frozen(part, dtype)

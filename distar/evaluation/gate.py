@@ -114,8 +114,8 @@ class Evaluated:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The parameters of the evaluation."""
-        return self.parameters["evaluate"]
+        """The parameters of the evaluation; those of a release from before `precision` was one are of fp32."""
+        return {"precision": "no", **self.parameters["evaluate"]}
 
     @property
     def held_out(self) -> list[str]:
@@ -293,9 +293,11 @@ def _check_comparable(rule: _Rule, candidate: Evaluated, champion: Evaluated) ->
     Raises:
         _IncomparableError: it was not.
     """
-    names = {"diversity": ["protocol", "diversity"]}.get(rule.column, ["protocol"])
+    names = ["protocol", "precision"]
+    if rule.column == "diversity":
+        names += ["diversity"]
     if rule.column in candidate.parameters["rewards"]:
-        names = ["protocol", "backend", "compare_by", "judge"]
+        names += ["backend", "compare_by", "judge"]
     ours, theirs = ({f"evaluate.{name}": each.settings[name] for name in names} for each in (candidate, champion))
     ours["prompts.evaluation"], theirs["prompts.evaluation"] = (
         _REVISION.sub("", each.parameters["prompts"]["evaluation"]["source"]) for each in (candidate, champion)

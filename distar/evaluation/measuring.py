@@ -117,7 +117,7 @@ def measure(name: str, draw: Draw, evaluation: Evaluation, work_dir: Path, cost:
     repeated = Requests.make(few, evaluation.encoded, diversity.num_images_per_prompt, shape, seed, "diversity")
 
     def draw_part(requests: Requests) -> UInt8[Tensor, "b 3 h w"]:
-        with cost.of(len(requests)):
+        with cost.of(len(requests)), evaluation.accelerator.autocast():
             return draw_batch(draw, family, requests)
 
     def pictures(part: slice) -> pa.Table:
@@ -125,7 +125,8 @@ def measure(name: str, draw: Draw, evaluation: Evaluation, work_dir: Path, cost:
 
     def features(part: slice) -> pa.Table:
         images = _unit(draw_part(repeated[part]), family)
-        return pa.table({"features": _vectors(evaluation.features.image_features(images))})
+        with evaluation.accelerator.autocast():
+            return pa.table({"features": _vectors(evaluation.features.image_features(images))})
 
     size, accelerator = params.batch_size, evaluation.accelerator
     return Parts(
@@ -167,7 +168,9 @@ def summarise(parts: Parts, evaluation: Evaluation) -> Measured:
 def _picture_rows(images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str], evaluation: Evaluation) -> pa.Table:
     unit = _unit(images, evaluation.family)
     columns: dict[str, object] = {"prompt": list(prompts), "png": [_png(image) for image in images]}
-    columns |= {f"score_{name}": evaluation.scorers[name](unit, prompts).cpu().numpy() for name in evaluation.scored}
+    with evaluation.accelerator.autocast():
+        scores = {name: evaluation.scorers[name](unit, prompts) for name in evaluation.scored}
+    columns |= {f"score_{name}": values.cpu().numpy() for name, values in scores.items()}
     statistics = picture_statistics(images.float() / 255)
     columns |= {f"statistic_{name}": values.numpy() for name, values in statistics.items()}
     if evaluation.fid:

@@ -55,11 +55,13 @@ class EvaluateParams(_Strict):
 
     `protocol` says what the prompt set is: `hpsv2` (its benchmark, four styles), `parti` (P2, by category), `coco`
     (captions) or `prompts` (any other). `backend` says whose code scores: the differentiable `port`, or the
-    `official` package where a reward has one.
+    `official` package where a reward has one. `precision` is that of drawing and of the ports; the official packages
+    and the Fréchet distance's network have their own.
     """
 
     protocol: Protocol
     backend: Backend
+    precision: Literal["no", "bf16"]
     batch_size: int = Field(gt=0)
     rewards: list[str] = Field(min_length=1)
     compare_by: str

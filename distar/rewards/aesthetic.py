@@ -14,7 +14,7 @@ from torch import Tensor
 from distar.errors import ModelFileError
 from distar.model_files import ModelFiles
 from distar.rewards.clip import IMAGE_FILES, read_normalisation
-from distar.rewards.head import score_head
+from distar.rewards.head import ScoreHead
 from distar.rewards.preprocess import crop_centre, resize_short_side
 from distar.rewards.reward import Reward, full_precision
 from distar.rewards.weights import load_strictly, read_checkpoint, read_json, read_safetensors
@@ -65,7 +65,7 @@ class AestheticReward(Reward):
         self.normalise = read_normalisation(folder / "clip")
         self.image_size: int = config.vision_config.image_size
         path = _head_file(folder / "head")
-        self.head = score_head(config.projection_dim)
+        self.head = ScoreHead(config.projection_dim)
         head = {name.removeprefix("layers."): tensor for name, tensor in read_checkpoint(path).items()}
         load_strictly(self.head, head, path)
         self.freeze()
@@ -74,7 +74,7 @@ class AestheticReward(Reward):
         """Score each image; the prompts do not matter."""
         pixels = self.normalise(crop_centre(resize_short_side(images, self.image_size), self.image_size))
         features = self.model(pixel_values=pixels).image_embeds
-        return self.head(F.normalize(full_precision(features), dim=1))[:, 0]
+        return self.head(F.normalize(full_precision(features), dim=1))
 
 
 def _head_file(folder: Path) -> Path:

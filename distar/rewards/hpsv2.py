@@ -60,6 +60,8 @@ class HPSReward(CosineReward):
         self.model: Any = CLIP(**architecture)
         path, weights = read_weights(folder, version)
         load_strictly(self.model, weights, path)
+        # open_clip keeps a prompt's features in the type of these weights
+        self.model.transformer.resblocks[0].mlp.c_fc.keep_in_fp32 = True
         self.max_tokens = self.model.context_length
         self.tokenizer: Any = SimpleTokenizer(context_length=self.max_tokens)
         self.image_size: int = architecture["vision_cfg"]["image_size"]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from distar.errors import ModelFileError
 from distar.model_files import ModelFiles
-from distar.rewards.head import score_head
+from distar.rewards.head import ScoreHead
 from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, resize_short_side
-from distar.rewards.reward import Reward, full_precision
+from distar.rewards.reward import Reward
 from distar.rewards.weights import load_strictly, read_checkpoint, read_json
 
 WEIGHTS, TEXT_CONFIG, VOCABULARY = "ImageReward.pt", "med_config.json", "vocab.txt"
@@ -88,10 +88,12 @@ class BlipReward(Reward):
         self.text_encoder: Any = BlipTextModel(
             BlipTextConfig(**text, encoder_hidden_size=vision["hidden_size"], is_decoder=True), add_pooling_layer=False
         )
-        self.head = score_head(text["hidden_size"])
+        self.head = ScoreHead(text["hidden_size"])
         load_strictly(self.image_encoder, _renamed(_part(weights, "blip.visual_encoder.")), path)
         load_strictly(self.text_encoder, _part(weights, "blip.text_encoder."), path)
         load_strictly(self.head, _part(weights, "mlp.layers."), path)
+        # transformers keeps a picture's features in the type of these weights
+        self.image_encoder.embeddings.patch_embedding.keep_in_fp32 = True
         self.image_size: int = vision["image_size"]
         self.normalise = Normalise(CLIP_MEAN, CLIP_STD)
         self.freeze()
@@ -116,7 +118,7 @@ class BlipReward(Reward):
             attention_mask=tokens.attention_mask,
             encoder_hidden_states=self.image_encoder(pixel_values=pixels).last_hidden_state,
         ).last_hidden_state[:, 0]
-        return (self.head(full_precision(encoded))[:, 0] - RAW_MEAN) / RAW_STD
+        return (self.head(encoded) - RAW_MEAN) / RAW_STD
 
     def num_tokens(self, prompt: str) -> int:
         """Count the tokens of a prompt, the special ones included, before it is cut."""

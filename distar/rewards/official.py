@@ -133,9 +133,11 @@ class OfficialImageReward(Reward):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
-        """Score each image against its own prompt, one at a time."""
+        """Score each image against its own prompt, one at a time, in fp32 as the package does."""
         self.model.device = images.device
-        scores = [self.model.score(prompt, image) for image, prompt in zip(to_pictures(images), prompts, strict=True)]
+        pairs = zip(to_pictures(images), prompts, strict=True)
+        with torch.autocast(images.device.type, enabled=False):
+            scores = [self.model.score(prompt, image) for image, prompt in pairs]
         return torch.tensor(scores, device=images.device)
 
     def num_tokens(self, prompt: str) -> int:

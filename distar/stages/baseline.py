@@ -21,7 +21,7 @@ def run() -> None:
     params = load_params()
     sampling = params.profile.evaluate.reference
     with recorded("baseline") as record:
-        accelerator = prepare_torch(params.profile.runtime)
+        accelerator = prepare_torch(params.profile.runtime, params.profile.evaluate.precision)
         evaluation = load_evaluation(params, accelerator)
         family = evaluation.family
         systems = {

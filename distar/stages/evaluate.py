@@ -33,7 +33,7 @@ def run() -> None:
     """Draw, score, compare, and write metrics, scores and the report; goes on where it was killed."""
     params = load_params()
     with recorded("evaluate") as record:
-        accelerator = prepare_torch(params.profile.runtime)
+        accelerator = prepare_torch(params.profile.runtime, params.profile.evaluate.precision)
         evaluation = load_evaluation(params, accelerator)
         draw = one_step(load_generator(params, evaluation.family, paths.GENERATOR_WEIGHTS))
         cost = DrawingCost(accelerator.device)

@@ -147,6 +147,11 @@ def test_a_held_out_reward_that_is_no_longer_measured_is_missed() -> None:
     ("setting", "value", "figures"),
     [
         ("protocol", "parti", {"preference", "matching", "judge_accuracy", "diversity", "saturation", "clipped_share"}),
+        (
+            "precision",
+            "bf16",
+            {"preference", "matching", "judge_accuracy", "diversity", "saturation", "clipped_share"},
+        ),
         ("backend", "official", {"preference", "matching", "judge_accuracy"}),
         ("diversity", {"num_prompts": 4, "num_images_per_prompt": 9, "features": "matching"}, {"diversity"}),
     ],

@@ -83,6 +83,14 @@ def test_narrowed_weights_give_what_autocast_gives_to_the_last_bit(family, promp
         assert torch.equal(one, other)
 
 
+def test_pictures_are_decoded_to_fp32(family, in_bf16: Accelerator) -> None:
+    latents = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), in_bf16.autocast():
+        images = family.decode(latents)
+    assert images.dtype == torch.float32
+    assert not torch.equal(images, images.bfloat16().float())
+
+
 def test_weights_in_training_are_not_narrowed(family) -> None:
     assistant = family.assistant()
     narrow_frozen(assistant, torch.bfloat16)

@@ -18,7 +18,7 @@ from distar.params import Profile, load_params
 from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.attributes import Attributes
 from distar.rewards.clip_score import CLIPScore
-from distar.rewards.head import score_head
+from distar.rewards.head import ScoreHead
 from distar.rewards.hpsv2 import HPSv2, read_architecture
 from distar.rewards.image_reward import ImageReward
 from distar.rewards.official import build_official
@@ -108,7 +108,7 @@ def test_real_model_has_as_many_numbers_as_the_published_file(size: str, count: 
             modules = [
                 BlipVisionModel(BlipVisionConfig(**vision, num_attention_heads=16)),
                 BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False),
-                score_head(768),
+                ScoreHead(768),
                 torch.nn.Linear(1024, 256),
                 torch.nn.Linear(768, 256),
             ]

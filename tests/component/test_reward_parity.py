@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from distar.bench.published import save_hpsv2
+from distar.diffusion.networks import narrow_frozen
 from distar.errors import ParameterError
 from distar.rewards.aesthetic import Aesthetic
 from distar.rewards.clip_score import CLIPScore
@@ -269,6 +270,20 @@ def test_score_does_not_depend_on_the_batch(name: str, published: Path) -> None:
     alone = torch.cat([reward(images[i : i + 1], PROMPTS[i : i + 1]) for i in (3, 2, 1, 0)]).flip(0)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     assert together.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_narrowed_weights_score_as_autocast_does_and_in_fp32_at_last(name: str, published: Path) -> None:
+    reward, as_cast, narrowed = (REWARDS[name][0](published) for _ in range(3))
+    narrow_frozen(narrowed, torch.bfloat16)
+    images = torch.cat([as_images(picture(100, 80, "RGB")), torch.rand(3, 3, 80, 100)])
+    exact = reward(images, PROMPTS[:4])
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = narrowed(images, PROMPTS[:4])
+        assert torch.equal(rounded, as_cast(images, PROMPTS[:4]))
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, rounded.bfloat16().float())
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("name", REWARDS)

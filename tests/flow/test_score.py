@@ -58,8 +58,9 @@ def test_other_prompts_and_another_reward_are_told(reproduced: Path) -> None:
     assert found["scorer"] != before["scorer"]
 
 
-def test_figures_of_another_backend_are_not_set_beside(reproduced: Path) -> None:
-    edit(reproduced / "outputs" / "release" / "params.yaml", "evaluate", "backend", value="official")
+@pytest.mark.parametrize(("setting", "value"), [("backend", "official"), ("precision", "bf16")])
+def test_figures_measured_otherwise_are_not_set_beside(reproduced: Path, setting: str, value: str) -> None:
+    edit(reproduced / "outputs" / "release" / "params.yaml", "evaluate", setting, value=value)
     found = scored("outputs/release")
     assert found["released"] == {}
     assert all(one["released"] == {} for one in found["by_prompt"])

@@ -212,11 +212,13 @@ class Family(nn.Module, ABC):
         return self.network.device
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
-        """Decode latents to images in [0, 1], differentiably.
+        """Decode latents to images in [0, 1], differentiably; in fp32 if autocast computes in less.
 
         The clamp lets gradients through unchanged: a hard one would leave saturated pixels without any.
         """
-        images = self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample / 2 + 0.5
+        decoded = self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample
+        # steps of bf16 are as wide as those of 8 bits, and halving them is exact in fp32 alone
+        images = decoded.to(torch.promote_types(decoded.dtype, torch.float32)) / 2 + 0.5
         return images + (images.clamp(0, 1) - images).detach()
 
     def reference(self) -> Reference:
