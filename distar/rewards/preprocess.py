@@ -1,4 +1,8 @@
-"""How pictures are brought to what a reward's network sees; every step is differentiable."""
+"""How pictures are brought to what a reward's network sees; every step is differentiable.
+
+What resizes returns memory of its own, in which later steps work: to get memory for a batch of pictures costs a CPU more
+than to compute on it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Normalise(nn.Module):
-    """Subtract a mean and divide by a standard deviation, channel by channel."""
+    """Subtract a mean and divide by a standard deviation, channel by channel, in place."""
 
     mean: Tensor
     std: Tensor
@@ -27,7 +31,7 @@ class Normalise(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Normalise images in [0, 1]."""
-        return (images - self.mean).div_(self.std)
+        return images.sub_(self.mean).div_(self.std)
 
 
 def resize_short_side(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 h2 w2"]:
@@ -39,10 +43,11 @@ def resize_short_side(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tens
     height, width = images.shape[-2:]
     short = min(height, width)
     height, width = height * size // short, width * size // short
+    resized = images
     for step in ((images.shape[-2], width), (height, width)):
-        if images.shape[-2:] != step:
-            images = _Round.apply(_resize(images, step, antialias=True))
-    return images
+        if resized.shape[-2:] != step:
+            resized = _Round.apply(_resize(resized, step, antialias=True))
+    return images.clone() if resized is images else resized
 
 
 def crop_centre(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 size size"]:
@@ -76,5 +81,5 @@ class _Round(torch.autograd.Function):
 
 def _resize(images: Float[Tensor, "b 3 h w"], size: tuple[int, int], antialias: bool) -> Float[Tensor, "b 3 h2 w2"]:
     if images.shape[-2:] == size:
-        return images
+        return images.clone()
     return F.interpolate(images, size, mode="bicubic", antialias=antialias, align_corners=False)
