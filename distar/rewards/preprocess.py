@@ -1,6 +1,6 @@
 """How pictures are brought to what a reward's network sees; every step is differentiable.
 
-What resizes returns memory of its own, in which later steps work: to get memory for a batch of pictures costs a CPU more
+What resizes returns memory of its own, in which later steps work: new memory for a batch of pictures costs a CPU more
 than to compute on it.
 """
 
