@@ -72,5 +72,4 @@ def save_aesthetic(folder: Path) -> None:
     """Write a CLIP model and the aesthetic predictor's head for it."""
     save_clip(folder / "clip")
     (folder / "head").mkdir()
-    weights = {f"layers.{name}": tensor for name, tensor in ScoreHead(24).state_dict().items()}
-    torch.save(weights, folder / "head" / "sac+logos+ava1-l14-linearMSE.pth")
+    torch.save(ScoreHead(24).state_dict(), folder / "head" / "sac+logos+ava1-l14-linearMSE.pth")

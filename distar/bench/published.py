@@ -99,7 +99,7 @@ def save_image_reward(folder: Path, size: RewardSize = SMALL_IMAGE_REWARD) -> No
         shapes |= _image_block(f"blip.visual_encoder.blocks.{i}", images.width)
     for i in range(prompts.num_layers):
         shapes |= _prompt_layer(f"blip.text_encoder.encoder.layer.{i}", prompts.width, images.width)
-    shapes |= {f"mlp.layers.{name}": [*t.shape] for name, t in ScoreHead(prompts.width).state_dict().items()}
+    shapes |= {f"mlp.{name}": [*t.shape] for name, t in ScoreHead(prompts.width).state_dict().items()}
     weights = {name: _draw(name, shape) for name, shape in shapes.items()}
     weights["blip.text_encoder.embeddings.position_ids"] = torch.arange(_NUM_POSITIONS)[None]
     config = {

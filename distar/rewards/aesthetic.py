@@ -66,8 +66,7 @@ class AestheticReward(Reward):
         self.image_size: int = config.vision_config.image_size
         path = _head_file(folder / "head")
         self.head = ScoreHead(config.projection_dim)
-        head = {name.removeprefix("layers."): tensor for name, tensor in read_checkpoint(path).items()}
-        load_strictly(self.head, head, path)
+        load_strictly(self.head, read_checkpoint(path), path)
         self.freeze()
 
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from distar.rewards.reward import full_precision
 
 
-class ScoreHead(nn.Sequential):
-    """The head `layers.{0,2,4,6,7}` of the published weights: five linear layers, no activations.
+class ScoreHead(nn.Module):
+    """Five linear layers, no activations, under the names of the published weights: `layers.{0,2,4,6,7}`.
 
     The layers between them are the dropouts of its training, which do nothing in a reward. It computes in fp32 whatever
     the precision around it: a score near 6 would move in steps of 0.03 in bf16.
@@ -21,7 +21,8 @@ class ScoreHead(nn.Sequential):
     keep_in_fp32: ClassVar[bool] = True
 
     def __init__(self, width: int) -> None:
-        super().__init__(
+        super().__init__()
+        self.layers = nn.Sequential(
             nn.Linear(width, 1024),
             nn.Identity(),
             nn.Linear(1024, 128),
@@ -35,4 +36,4 @@ class ScoreHead(nn.Sequential):
     def forward(self, features: Float[Tensor, "b width"]) -> Float[Tensor, " b"]:
         """Score each picture's features."""
         with torch.autocast(features.device.type, enabled=False):
-            return super().forward(full_precision(features))[:, 0]
+            return self.layers(full_precision(features))[:, 0]

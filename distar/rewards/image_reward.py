@@ -91,7 +91,7 @@ class BlipReward(Reward):
         self.head = ScoreHead(text["hidden_size"])
         load_strictly(self.image_encoder, _renamed(_part(weights, "blip.visual_encoder.")), path)
         load_strictly(self.text_encoder, _part(weights, "blip.text_encoder."), path)
-        load_strictly(self.head, _part(weights, "mlp.layers."), path)
+        load_strictly(self.head, _part(weights, "mlp."), path)
         # transformers keeps a picture's features in the type of these weights
         self.image_encoder.embeddings.patch_embedding.keep_in_fp32 = True
         self.image_size: int = vision["image_size"]

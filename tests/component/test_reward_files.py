@@ -231,7 +231,7 @@ CASES: dict[str, tuple[Any, Callable[[Path], object], list[str]]] = {
     "aesthetic: another head": (
         AESTHETIC,
         lambda folder: reshape(next((folder / "head").glob("*.pth")), "layers.7.weight"),
-        [".pth: 7.weight has the shape [0, 16], expected [1, 16]"],
+        [".pth: layers.7.weight has the shape [0, 16], expected [1, 16]"],
     ),
 }
 DEEPER = json.dumps(
