@@ -57,11 +57,14 @@ def _launch(processes: int, network: str, batch_size: int, rounds: int) -> list[
 
 
 def _seconds(network: str, batch_size: int, rounds: int) -> list[float]:
+    rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cpu":
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    subject = make_subject(network, device)  # alone: transformers writes nothing on any but the first of a group
     accelerator = prepare_torch(load_params(profile="tiny").profile.runtime)
-    if accelerator.device.type == "cpu":
+    if device.type == "cpu":
         torch.set_num_threads(1)
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[accelerator.process_index]})
-    subject = make_subject(network, accelerator.device)
     generator, assistant = (
         replace(one, forward=distribute(one.module, [], accelerator)) for one in (subject.generator, subject.assistant)
     )
