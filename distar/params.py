@@ -32,7 +32,10 @@ class InitialGeneratorParams(Strict):
 
 
 class RuntimeParams(Strict):
-    """What the machine is told; part of the parameters because it changes results in the last bits."""
+    """What the machine is told; part of the parameters because it changes results in the last bits.
+
+    `num_threads` are a process's, or, where several processes share a machine's CPUs, theirs together.
+    """
 
     num_threads: int = Field(gt=0)
     deterministic: bool

@@ -80,6 +80,14 @@ def read_rows() -> list[float]:
     return [float(value) for row in rows for value in row.values() if value not in {"", "nan"}]
 
 
+def test_processes_on_cpus_share_the_threads(prepared: Path, tmp_path: Path) -> None:
+    edit(PROFILE, "runtime", "num_threads", value=2)
+    for work, command in (("one", TRAIN), ("two", ON_TWO)):
+        trained(tmp_path / work, command)
+    records = [json.loads(path.read_text()) for path in Path("runs/train").glob("*.json")]
+    assert {(record["processes"], record["device"]["threads"]) for record in records} == {(1, 2), (2, 1)}
+
+
 def test_checkpoint_is_gone_on_from_by_another_number_of_processes(prepared: Path, tmp_path: Path) -> None:
     edit(PROFILE, "train", "num_steps", value=12)
     edit(PROFILE, "train", "micro_batch_size", value=4)
