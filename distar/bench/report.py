@@ -24,7 +24,7 @@ from distar.runtime import prepare_torch
 
 _BATCH_SIZES = {"tiny": 32, "sd15-100m": 8}
 _ROUNDS = {"tiny": 9, "sd15-100m": 3}
-_SCALING = {"tiny": (32, 4), "sd15-100m": (2, 1)}  # one thread a process is slow: fewer samples, and rounds a launch
+_SCALING = {"tiny": (32, 4), "sd15-100m": (2, 2)}  # one thread a process is slow: fewer samples, and rounds a launch
 _PIPELINE, _PIPELINE_ROUNDS = "tiny", 3  # the network whose profile makes a pipeline of minutes
 _PACKAGES = ("distar", "torch", "diffusers", "transformers", "accelerate", "hpsv2", "image-reward", "dvc", "prefect")
 
@@ -124,6 +124,8 @@ def _shown_figures(one: NetworkFigures) -> dict[str, str]:
         "memory_growth_8_to_64": f"{iteration.memory_growth_8_to_64:.1%}",
         "official_scoring_speedup": f"{scoring.official_scoring_speedup:.2f}",
         **{f"  of {reward}": f"{ratio:.2f}" for reward, ratio in scoring.official_scoring_speedups.items()},
+        "bf16_scoring_speedup": f"{scoring.bf16_scoring_speedup:.2f}",
+        **{f"  of {reward}, bf16": f"{ratio:.2f}" for reward, ratio in scoring.bf16_scoring_speedups.items()},
         "weak_scaling_efficiency": "one process" if efficiency is None else f"{efficiency:.2f}",
     }
     if one.orchestration:

@@ -24,6 +24,10 @@ from distar.runtime import prepare_torch
 from distar.training.distribution import distribute
 
 _LAUNCHES = 2
+_WARM_UPS = 2  # the first makes the optimizers' states, the second finds the memory for all else beside them
+# CUDA's allocator keeps what is freed. glibc's gives large blocks back, and processes then wait for one another in the
+# kernel for new pages, which has nothing to do with how they share their training.
+_KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
 
 
 def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float | None:
@@ -50,7 +54,7 @@ def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float
 def _launch(processes: int, network: str, batch_size: int, rounds: int) -> list[float]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "distar.bench.scaling", network, str(batch_size), str(rounds)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _KEEP_FREED_MEMORY)
     if ran.returncode:
         raise BenchmarkError(f"timing {network} on {processes} processes failed: {ran.stderr.strip()[-1000:]}")
     return json.loads(ran.stdout.strip().splitlines()[-1])
@@ -70,12 +74,12 @@ def _seconds(network: str, batch_size: int, rounds: int) -> list[float]:
     )
     subject = replace(subject, generator=generator, assistant=assistant)
     reference, batch, seconds = subject.family.reference(), subject.batch(batch_size), []
-    for _ in range(rounds + 1):
+    for _ in range(_WARM_UPS + rounds):
         begun = time.perf_counter()
         run_iteration(subject, reference, batch, batch_size)
         wait_for(accelerator.device)
         seconds.append(time.perf_counter() - begun)
-    return seconds[1:]  # the first makes the optimizers' states
+    return seconds[_WARM_UPS:]
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +26,7 @@ from distar.bench.published import (
     save_hpsv2,
     save_image_reward,
 )
+from distar.diffusion.networks import narrow_frozen
 from distar.errors import BenchmarkError
 from distar.rewards.hpsv2 import WEIGHTS, HPSv2
 from distar.rewards.image_reward import ImageReward
@@ -34,10 +34,11 @@ from distar.rewards.official import OfficialHPSv2, OfficialImageReward, to_pictu
 from distar.rewards.reward import Reward
 
 _HPSV2, _IMAGE_REWARD = "hpsv2", "image_reward"
-_LOOP, _BATCH = ", official loop", ", in batches"
+_LOOP, _BATCH, _BF16 = ", official loop", ", in batches", ", in batches and bf16"
 # Pillow and torch resize ImageReward's pictures, and now and then round one value to neighbouring 8-bit levels.
 _TOLERANCES = {_HPSV2: 1e-5, _IMAGE_REWARD: 5e-3}
 _HALF_PRECISION = 5e-3  # on CUDA hpsv2's package computes its cosine in fp16, and the port in fp32
+_BF16_TOLERANCES = {_HPSV2: 2e-2, _IMAGE_REWARD: 2e-2}
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,16 @@ class ScoringFigures:
         official_scoring_speedup: the time of both official loops over that of both ports.
         official_scoring_speedups: the same of each reward.
         largest_score_difference: between package and port, of each reward.
+        bf16_scoring_speedup: the time of both official loops over that of both ports in bf16, and so on.
         scoring_seconds: the median seconds that each takes for all pictures.
     """
 
     official_scoring_speedup: float
     official_scoring_speedups: dict[str, float]
     largest_score_difference: dict[str, float]
+    bf16_scoring_speedup: float
+    bf16_scoring_speedups: dict[str, float]
+    largest_bf16_difference: dict[str, float]
     scoring_seconds: dict[str, float]
 
 
@@ -104,30 +109,35 @@ def measure_scoring(subject: ScoringSubject, rounds: int, device: torch.device) 
         hpsv2, image_reward = Path(name) / _HPSV2, Path(name) / _IMAGE_REWARD
         save_hpsv2(hpsv2, subject.hpsv2)
         save_image_reward(image_reward, subject.image_reward)
-        ports = {
-            _HPSV2: HPSv2(kind="hpsv2", source="", version="2.1", antialias=True).build(hpsv2),
-            _IMAGE_REWARD: ImageReward(kind="image_reward", source="", vocabulary="").build(image_reward),
+        rewards = {
+            _HPSV2: HPSv2(kind="hpsv2", source="", version="2.1", antialias=True),
+            _IMAGE_REWARD: ImageReward(kind="image_reward", source="", vocabulary=""),
         }
-        batches = {
-            reward: _in_batches(port.to(device), levels, subject.batch_size, device) for reward, port in ports.items()
-        }
+        ways = {}
+        for reward, params in rewards.items():
+            exact, narrow = (params.build(Path(name) / reward).to(device) for _ in range(2))
+            narrow_frozen(narrow, torch.bfloat16)
+            ways[reward + _BATCH] = _in_batches(exact, levels, subject.batch_size, device, None)
+            ways[reward + _BF16] = _in_batches(narrow, levels, subject.batch_size, device, torch.bfloat16)
         with _hpsv2_package(hpsv2, device) as score_hpsv2:
-            packages = {_HPSV2: score_hpsv2, _IMAGE_REWARD: _image_reward_package(image_reward, device)}
-            loops = {reward: _one_by_one(score, levels) for reward, score in packages.items()}
-            turns = [[Part(reward + _LOOP, loops[reward]), Part(reward + _BATCH, batches[reward])] for reward in ports]
-            timed = seconds_of([*chain(*turns)], rounds, device)
+            ways[_HPSV2 + _LOOP] = _one_by_one(score_hpsv2, levels)
+            ways[_IMAGE_REWARD + _LOOP] = _one_by_one(_image_reward_package(image_reward, device), levels)
+            turns = (Part(reward + way, ways[reward + way]) for reward in rewards for way in (_LOOP, _BATCH, _BF16))
+            timed = seconds_of([*turns], rounds, device)
 
-    def speedup(*rewards: str) -> float:
-        return median_ratio(timed, [reward + _LOOP for reward in rewards], [reward + _BATCH for reward in rewards])
+    def compare(way: str, tolerances: Mapping[str, float]) -> tuple[float, dict[str, float], dict[str, float]]:
+        return (
+            median_ratio(timed, [reward + _LOOP for reward in rewards], [reward + way for reward in rewards]),
+            {reward: median_ratio(timed, [reward + _LOOP], [reward + way]) for reward in rewards},
+            {
+                reward: _difference(reward, ways[reward + _LOOP], ways[reward + way], tolerances[reward])
+                for reward in rewards
+            },
+        )
 
-    return ScoringFigures(
-        official_scoring_speedup=speedup(*ports),
-        official_scoring_speedups={reward: speedup(reward) for reward in ports},
-        largest_score_difference={
-            reward: _difference(reward, loops[reward], batches[reward], device) for reward in ports
-        },
-        scoring_seconds={name: median(one[name] for one in timed) for name in timed[0]},
-    )
+    half = {_HPSV2: _HALF_PRECISION} if device.type == "cuda" else {}
+    seconds = {name: median(one[name] for one in timed) for name in timed[0]}
+    return ScoringFigures(*compare(_BATCH, _TOLERANCES | half), *compare(_BF16, _BF16_TOLERANCES), seconds)
 
 
 class _Scorer:
@@ -153,12 +163,20 @@ def _one_by_one(score: Callable[[Image, str], float], levels: UInt8[Tensor, "n 3
     )
 
 
-def _in_batches(port: Reward, levels: UInt8[Tensor, "n 3 h w"], batch_size: int, device: torch.device) -> _Scorer:
+def _in_batches(
+    port: Reward,
+    levels: UInt8[Tensor, "n 3 h w"],
+    batch_size: int,
+    device: torch.device,
+    autocast: torch.dtype | None,
+) -> _Scorer:
     parts = [slice(begin, begin + batch_size) for begin in range(0, len(levels), batch_size)]
-    return _Scorer(
-        lambda prompts: torch.cat([port(levels[part].to(device).float() / 255, prompts[part]).cpu() for part in parts]),
-        len(levels),
-    )
+
+    def score(prompts: Sequence[str]) -> Tensor:
+        with torch.autocast(device.type, autocast, enabled=autocast is not None, cache_enabled=False):
+            return torch.cat([port(levels[part].to(device).float() / 255, prompts[part]).cpu() for part in parts])
+
+    return _Scorer(score, len(levels))
 
 
 @contextmanager
@@ -185,9 +203,8 @@ def _image_reward_package(folder: Path, device: torch.device) -> Callable[[Image
     return lambda picture, prompt: model.score(prompt, picture)
 
 
-def _difference(reward: str, loop: _Scorer, batch: _Scorer, device: torch.device) -> float:
+def _difference(reward: str, loop: _Scorer, batch: _Scorer, tolerance: float) -> float:
     largest = (torch.cat(loop.scores) - torch.cat(batch.scores)).abs().max().item()
-    tolerance = _HALF_PRECISION if reward == _HPSV2 and device.type == "cuda" else _TOLERANCES[reward]
     if not largest <= tolerance:
         raise BenchmarkError(
             f"{reward}: the project's score differs from the official package's by {largest:.1e}, expected at most "

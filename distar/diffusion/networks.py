@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 _REPEATED = {"BasicTransformerBlock", "ResnetBlock2D"}
-_CAST_BY_AUTOCAST = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_CAST_BY_AUTOCAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
 
 
 def repeated_blocks(network: nn.Module) -> list[nn.Module]:
@@ -53,8 +53,9 @@ def checkpoint_activations(network: nn.Module) -> None:
 def narrow_frozen(module: nn.Module, dtype: torch.dtype) -> None:
     """Keep frozen weights as autocast would cast them at every call; the results are the same to the last bit.
 
-    Those are the weights of linear and convolutional layers. Norms, which autocast computes in fp32, stay as they are,
-    and so do parts with a true attribute `keep_in_fp32`: they compute in it, or what is around them takes after them.
+    Those are the weights of linear and convolutional layers and of attention. Norms, which autocast computes in fp32,
+    stay as they are, and so do parts with a true attribute `keep_in_fp32`: they compute in it, or what is around them
+    takes after them.
     """
     if getattr(module, "keep_in_fp32", False):
         return

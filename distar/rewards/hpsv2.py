@@ -60,6 +60,11 @@ class HPSReward(CosineReward):
         self.model: Any = CLIP(**architecture)
         path, weights = read_weights(folder, version)
         load_strictly(self.model, weights, path)
+        for part in self.model.modules():
+            if hasattr(part, "batch_first"):
+                # torch's attention would transpose its input and multiply it token by token: in bf16 on CPUs with one
+                # copy of the weights for each
+                part.batch_first = False
         # open_clip keeps a prompt's features in the type of these weights
         self.model.transformer.resblocks[0].mlp.c_fc.keep_in_fp32 = True
         self.max_tokens = self.model.context_length

@@ -96,13 +96,17 @@ def test_ports_score_as_the_official_loops_do() -> None:
     filters = list(warnings.filters)
     figures = measure_scoring(TWO_PICTURES, 1, CPU)
     assert list(warnings.filters) == filters
-    seconds, speedups = figures.scoring_seconds, figures.official_scoring_speedups
-    for reward, ratio in speedups.items():
-        assert ratio == seconds[f"{reward}, official loop"] / seconds[f"{reward}, in batches"]
-    loops = sum(value for name, value in seconds.items() if "loop" in name)
-    assert figures.official_scoring_speedup == pytest.approx(loops / (sum(seconds.values()) - loops))
+    seconds = figures.scoring_seconds
+    for way, speedup, speedups in (
+        ("in batches", figures.official_scoring_speedup, figures.official_scoring_speedups),
+        ("in batches and bf16", figures.bf16_scoring_speedup, figures.bf16_scoring_speedups),
+    ):
+        loop, ours = ({name: seconds[f"{name}, {one}"] for name in speedups} for one in ("official loop", way))
+        assert speedups == {name: loop[name] / ours[name] for name in speedups}
+        assert speedup == pytest.approx(sum(loop.values()) / sum(ours.values()))
     assert figures.largest_score_difference["hpsv2"] < 1e-5
     assert 0 < figures.largest_score_difference["image_reward"] < 5e-3  # two ways to resize never agree on all
+    assert 1e-5 < figures.largest_bf16_difference["hpsv2"] < 2e-2
 
 
 def test_scoring_pays_what_its_users_pay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +127,9 @@ def test_scoring_pays_what_its_users_pay(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(HPSReward, "embed_prompt", recording_embed)
     measure_scoring(TWO_PICTURES, 1, CPU)
     turns = 2  # of which one counts
-    assert read.count(WEIGHTS["2.1"]) == 2 + turns * 2  # to build the port and the package, and for each picture
-    assert len(set(encoded)) == len(encoded) == turns * 2
+    assert read.count(WEIGHTS["2.1"]) == 3 + turns * 2  # to build both ports and the package, and for each picture
+    assert {encoded.count(prompt) for prompt in encoded} == {2}  # by either port
+    assert len(set(encoded)) == turns * 2
 
 
 def test_other_scores_have_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from distar.bench.published import save_hpsv2
@@ -284,6 +285,29 @@ def test_narrowed_weights_score_as_autocast_does_and_in_fp32_at_last(name: str, 
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, rounded.bfloat16().float())
     torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_no_product_takes_weights_token_by_token(name: str, bf16: bool, published: Path) -> None:
+    """Torch multiplies a transposed view so, which costs bf16 on CPUs a copy of the weights for each token."""
+    images = torch.rand(2, 3, 48, 48, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), _BatchedProducts() as products:
+        REWARDS[name][0](published)(images, PROMPTS[:2]).sum().backward()
+    assert not [factor.shape for factor in products.factors if factor.stride(0) == 0 and len(factor) > 1]
+
+
+class _BatchedProducts(TorchDispatchMode):
+    """Keep the second factors of all batched products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.bmm.default:
+            self.factors.append(args[1])
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", REWARDS)
