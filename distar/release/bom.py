@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from distar.errors import ReleaseError
 from distar.fetching.source import Pin
@@ -62,7 +63,7 @@ def _component(origin: Origin) -> dict[str, Any]:
         "bom-ref": origin.name,
         "name": origin.name,
         "licenses": [_licence(origin.licence)],
-        "externalReferences": [{"type": "distribution", "url": origin.source}],
+        "externalReferences": [{"type": "distribution", "url": _as_uri(origin.source)}],
         "components": _files(origin.name, origin.files),
     }
     if origin.sha256:
@@ -70,6 +71,11 @@ def _component(origin: Origin) -> dict[str, Any]:
     if origin.repository:
         component |= {"name": origin.repository.repository, "version": origin.repository.revision}
     return component
+
+
+def _as_uri(source: str) -> str:
+    """Quote what no URI may hold, such as the spaces of a folder's name; the library does not check that."""
+    return quote(source, safe="%/:?#[]@!$&'()*+,;=~")
 
 
 def _files(owner: str, pins: Mapping[str, Pin]) -> list[dict[str, Any]]:

@@ -237,6 +237,13 @@ def test_revisions_and_licences_of_the_hub_are_told(folder: Path) -> None:
     }
 
 
+def test_a_source_with_spaces_is_named_by_a_uri(folder: Path) -> None:
+    origins = [Origin("reference", "model", "file://our models/référence%20#1", "mit", {})]
+    write_bom(a_card(origins=origins), folder)
+    (component,) = json.loads((folder / BOM).read_text())["components"]
+    assert component["externalReferences"][0]["url"] == "file://our%20models/r%C3%A9f%C3%A9rence%20#1"
+
+
 def test_a_bill_that_would_not_be_valid_is_not_written(folder: Path) -> None:
     broken: Any = {"weights": {"sha256": "no hash", "bytes": 1}}
     origins = [Origin("reference", "model", "file://reference", "mit", broken)]
