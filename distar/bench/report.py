@@ -23,9 +23,9 @@ from distar.params import load_params
 from distar.runtime import prepare_torch
 
 _BATCH_SIZES = {"tiny": 32, "sd15-100m": 8}
-_ROUNDS = {"tiny": 9, "sd15-100m": 3}
+_ROUNDS = {"tiny": 15, "sd15-100m": 3}
 _SCALING = {"tiny": (32, 4), "sd15-100m": (2, 2)}  # one thread a process is slow: fewer samples, and rounds a launch
-_PIPELINE, _PIPELINE_ROUNDS = "tiny", 3  # the network whose profile makes a pipeline of minutes
+_PIPELINE, _PIPELINE_ROUNDS = "tiny", 5  # the network whose profile makes a pipeline of minutes
 _PACKAGES = ("distar", "torch", "diffusers", "transformers", "accelerate", "hpsv2", "image-reward", "dvc", "prefect")
 
 
