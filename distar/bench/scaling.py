@@ -20,6 +20,7 @@ from distar.bench.measure import wait_for
 from distar.bench.subject import make_subject
 from distar.errors import BenchmarkError
 from distar.params import load_params
+from distar.processes import ending_with_us
 from distar.runtime import prepare_torch
 from distar.training.distribution import distribute
 
@@ -53,7 +54,7 @@ def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float
 
 def _launch(processes: int, network: str, batch_size: int, rounds: int) -> list[float]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "distar.bench.scaling", network, str(batch_size), str(rounds)]
+    command = ending_with_us([*command, "-m", "distar.bench.scaling", network, str(batch_size), str(rounds)])
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _KEEP_FREED_MEMORY)
     if ran.returncode:
         raise BenchmarkError(f"timing {network} on {processes} processes failed: {ran.stderr.strip()[-1000:]}")

@@ -81,7 +81,9 @@ class ScoringFigures:
         official_scoring_speedup: the time of both official loops over that of both ports.
         official_scoring_speedups: the same of each reward.
         largest_score_difference: between package and port, of each reward.
-        bf16_scoring_speedup: the time of both official loops over that of both ports in bf16, and so on.
+        bf16_scoring_speedup: the time of both official loops over that of both ports in bf16.
+        bf16_scoring_speedups: the same of each reward.
+        largest_bf16_difference: between package and port in bf16, of each reward.
         scoring_seconds: the median seconds that each takes for all pictures.
     """
 

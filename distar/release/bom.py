@@ -74,8 +74,8 @@ def _component(origin: Origin) -> dict[str, Any]:
 
 
 def _as_uri(source: str) -> str:
-    """Quote what no URI may hold, such as the spaces of a folder's name; the library does not check that."""
-    return quote(source, safe="%/:?#[]@!$&'()*+,;=~")
+    """Quote what a source's path may hold and a URI's may not, such as spaces; the library does not check that."""
+    return quote(source, safe="/:@")
 
 
 def _files(owner: str, pins: Mapping[str, Pin]) -> list[dict[str, Any]]:

@@ -237,11 +237,11 @@ def test_revisions_and_licences_of_the_hub_are_told(folder: Path) -> None:
     }
 
 
-def test_a_source_with_spaces_is_named_by_a_uri(folder: Path) -> None:
-    origins = [Origin("reference", "model", "file://our models/référence%20#1", "mit", {})]
+def test_a_source_is_named_by_a_uri(folder: Path) -> None:
+    origins = [Origin("reference", "model", "file://our models/100% référence #1", "mit", {})]
     write_bom(a_card(origins=origins), folder)
     (component,) = json.loads((folder / BOM).read_text())["components"]
-    assert component["externalReferences"][0]["url"] == "file://our%20models/r%C3%A9f%C3%A9rence%20#1"
+    assert component["externalReferences"][0]["url"] == "file://our%20models/100%25%20r%C3%A9f%C3%A9rence%20%231"
 
 
 def test_a_bill_that_would_not_be_valid_is_not_written(folder: Path) -> None:
