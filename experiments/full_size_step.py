@@ -1,150 +1,126 @@
-"""Time and memory of one Diff-Instruct* iteration at the full size of a published model, with random weights.
+"""Carry out iterations of a published model at its full size, on a GPU, and measure their time and memory.
 
-    python experiments/full_size_step.py --latent-size 64
+The weights are random, all else is the profile's: bf16 over fp32 masters, optimizers, micro-batches, the average. What
+is measured is one micro-batch: an update of the assistant, then one of the generator; beside them the parts that no way
+of training can do without, each alone.
 
-Networks, optimizer states and autocast are bf16, batch size 1; the reward is CLIP ViT-L/14 on decoded pictures. What is
-resident is told after each part, and the most that was ever resident at the end.
+    python experiments/full_size_step.py sd15
+    python experiments/full_size_step.py sdxl --lora 64 --micro-batch-size 1 --optimizer adamw_8bit
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
-from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
+from full_size import build_networks, make_batch, make_subject, parser
 
-from distar.diffusion.families.published import published_component, published_configuration
-from distar.diffusion.families.sd15 import StableDiffusion15
+from distar.bench.iteration import unavoidable_parts
+from distar.bench.measure import Part, median_ratio, peak_bytes, seconds_of
+from distar.diffusion.networks import compile_blocks
 from distar.diffusion.prompt import PromptEmbedding
-from distar.divergences import PseudoHuber
-from distar.divergences.comparison import WeightingParams
-from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, crop_centre, resize_short_side
-from distar.training.step import Batch, Objective, Trainable, assistant_step, generator_step
+from distar.lineage.device import describe_device
+from distar.params import Profile, load_params
+from distar.runtime import prepare_torch
+from distar.training.ema import ExponentialMovingAverage
+from distar.training.optimizer import build_optimizer
+from distar.training.step import Batch, assistant_step, generator_step
 
-GIB = 2**30
+GB = 1e9
 
 
 def main() -> None:
-    """Run the iteration and print its figures as JSON."""
-    options = parser().parse_args()
-    device, figures = torch.device(options.device), {}
-
-    with measured("build", figures, device):
-        family = build_family(device)
-        generator, assistant = family.generator(625, "sigma", None), family.assistant()
-        reward = build_reward(family, device)
-    players = trainable(generator), trainable(assistant)
-    batch = draw_batch(family, options.latent_size, device)
-    objective = Objective(
-        divergence=PseudoHuber(
-            kind="pseudo_huber",
-            space="x0",
-            c=0.07,
-            weighting=WeightingParams(alpha_power=0.0, sigma_power=0.0),
-            path_term=False,
-        ),
-        reward=reward,
-        reward_scale=1.0,
-        guidance_scale=4.5,
-        guidance="in",
-    )
-    for name in ("first", "second"):  # the optimizers make their states in the first
-        with torch.autocast(device.type, torch.bfloat16):
-            with measured(f"{name} assistant step", figures, device):
-                assistant_step(players[1], players[0], batch, micro_batch_size=1)
-            with measured(f"{name} generator step", figures, device):
-                values = generator_step(players[0], players[1], family.reference(), batch, objective, 1, 1)
-    figures["values"] = {name: value.item() for name, value in values.items()}
-    print(json.dumps(figures, indent=2))
+    """Measure, and print JSON."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--compile", action="store_true", help="compile the networks' blocks")
+    arguments.add_argument("--rounds", type=int, default=5, help="how often each part is timed (5)")
+    options = arguments.parse_args()
+    print(json.dumps(measure(options, load_params(profile=options.profile).profile), indent=2))
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the command line's parser."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--latent-size", type=int, default=64, help="height and width of the latents (64)")
-    arguments.add_argument("--device", default="cpu")
-    return arguments
+def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
+    """Build the networks on the device, carry out iterations, and return seconds and gigabytes."""
+    train = profile.train
+    accelerator = prepare_torch(profile.runtime, "bf16")
+    device, size = accelerator.device, options.micro_batch_size or train.micro_batch_size
+    networks = build_networks(options, train, str(device))
+    modules = [networks.family, networks.reward, networks.generator, networks.assistant]
+    for module in modules:
+        module.to(device)
+    for network in (*networks.denoisers, networks.family.autoencoder):
+        if train.channels_last:
+            network.to(memory_format=torch.channels_last)
+    if options.compile:
+        for network in networks.denoisers:
+            compile_blocks(network)
+    settings = [params.optimizer for params in (train.generator, train.assistant)]
+    if options.optimizer:
+        settings = [one.model_copy(update={"kind": options.optimizer}) for one in settings]
+    optimizers = [
+        build_optimizer(module.parameters(), params)
+        for module, params in zip((networks.generator, networks.assistant), settings, strict=True)
+    ]
+    subject, reference = make_subject(networks, optimizers, train), networks.family.reference()
+    average = ExponentialMovingAverage(networks.generator, train.generator.ema_decay)
+    batch = random_batch(options.profile, subject.family, size, device)
+    values: dict[str, torch.Tensor] = {}
 
+    def update_assistant() -> None:
+        losses, _ = assistant_step(subject.assistant, subject.generator, batch, size)
+        values["assistant_loss"] = losses.mean()
 
-def build_family(device: torch.device) -> StableDiffusion15:
-    """Build the published networks with random weights in bf16, and an empty null prompt."""
-    scheduler = {k: v for k, v in published_configuration("sd15")["scheduler"].items() if k != "_class_name"}
-    hidden = published_configuration("sd15")["network"]["cross_attention_dim"]
-    return StableDiffusion15(
-        published_component("sd15", "network", "cpu").to(device, torch.bfloat16),
-        published_component("sd15", "vae", "cpu").to(device, torch.bfloat16),
-        DDIMScheduler(**scheduler),
-        PromptEmbedding({"hidden_states": torch.zeros(1, 77, hidden, device=device)}),
-    )
+    def update_generator() -> None:
+        frozen_size = train.frozen_micro_batch_size
+        values.update(
+            generator_step(subject.generator, subject.assistant, reference, batch, subject.objective, size, frozen_size)
+        )
+        average.update()
 
-
-def build_reward(family: StableDiffusion15, device: torch.device) -> Any:
-    """Build a reward of CLIPScore's cost: a CLIP ViT-L/14 with random weights, and a random prompt's features."""
-    vision = {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "patch_size": 14,
+    updates = [Part("assistant's update", update_assistant), Part("generator's update", update_generator)]
+    with accelerator.autocast():
+        parts = [*updates, *unavoidable_parts(subject, reference, batch)]
+        timed = seconds_of(parts, options.rounds, device)
+        resident = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+        peaks = {}
+        for part in parts:
+            for one in optimizers:
+                one.zero_grad(set_to_none=True)
+            part.prepare()
+            peaks[part.name] = peak_bytes(part.run, modules, optimizers)
+    names, floor = [part.name for part in updates], [part.name for part in parts[len(updates) :]]
+    seconds = {part.name: median(one[part.name] for one in timed) for part in parts}
+    iteration = sum(seconds[name] for name in names)
+    return {
+        "machine": describe_device(device),
+        "torch": torch.__version__,
+        "micro_batch_size": size,
+        "values": {name: value.item() for name, value in values.items()},
+        "seconds": seconds,
+        "samples_per_second": size / iteration,
+        "iteration_over_floor": median_ratio(timed, names, floor),
+        "gigabytes": {
+            "resident": resident and resident / GB,
+            **{name: peak / GB for name, peak in peaks.items()},
+            "peak": max(peaks[name] for name in names) / GB,
+            "reserved": torch.cuda.max_memory_reserved(device) / GB if device.type == "cuda" else None,
+        },
     }
-    model: Any = CLIPModel(CLIPConfig(vision_config=vision, projection_dim=768))
-    model.to(device, torch.bfloat16).requires_grad_(False)
-    normalise = Normalise(CLIP_MEAN, CLIP_STD).to(device)
-    text = nn.functional.normalize(torch.randn(1, 768, device=device), dim=1)
-
-    def reward(x0: Tensor, prompts: object) -> Tensor:
-        pixels = normalise(crop_centre(resize_short_side(family.decode(x0).float(), 224), 224))
-        features = model.get_image_features(pixel_values=pixels).pooler_output.float()
-        return 100 * (nn.functional.normalize(features, dim=1) * text).sum(1)
-
-    return reward
 
 
-def trainable(module: Any) -> Trainable:
-    """Give a network the profile's optimizer."""
-    return Trainable(module, module, torch.optim.AdamW(module.parameters(), lr=1e-6, betas=(0.0, 0.999)), 10.0)
-
-
-def draw_batch(family: StableDiffusion15, size: int, device: torch.device) -> Batch:
-    """Draw one sample."""
+def random_batch(name: str, family: Any, size: int, device: torch.device) -> Batch:
+    """Draw a batch: noises of a normal distribution, and embeddings too."""
     rng = torch.Generator().manual_seed(0)
-    shape = (1, family.latent_shape[0], size, size)
-    hidden = torch.randn(1, 77, family.network.config.cross_attention_dim, generator=rng)
-    return Batch(
-        ("a red star",),
-        PromptEmbedding({"hidden_states": hidden.to(device)}),
-        torch.randn(shape, generator=rng).to(device),
-        torch.randn(shape, generator=rng).to(device),
-        torch.tensor([500], device=device),
-    )
-
-
-@contextmanager
-def measured(name: str, figures: dict[str, Any], device: torch.device) -> Iterator[None]:
-    """Take the seconds of a part, and what was resident: at its end, and at most so far."""
-    start = time.perf_counter()
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        now, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
-    else:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        now, peak = pages * resource.getpagesize(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    figures[name] = {
-        "seconds": round(time.perf_counter() - start, 1),
-        "resident_gib": round(now / GIB, 2),
-        "peak_gib": round(peak / GIB, 2),
+    batch = make_batch(name, family, size)
+    embedding = {
+        name: torch.randn(tensor.shape, generator=rng) if tensor.is_floating_point() else tensor
+        for name, tensor in batch.embedding.tensors.items()
     }
-    print(name, figures[name], flush=True)
+    noise, eps = (torch.randn(batch.noise.shape, generator=rng) for _ in range(2))
+    return replace(batch, embedding=PromptEmbedding(embedding), noise=noise, eps=eps).to(device)
 
 
 if __name__ == "__main__":
