@@ -6,7 +6,7 @@ import argparse
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from diffusers import DDIMScheduler
@@ -22,7 +22,7 @@ from distar.diffusion.families.published import published_component, published_c
 from distar.diffusion.families.sd15 import StableDiffusion15
 from distar.diffusion.families.sdxl import StableDiffusionXL
 from distar.diffusion.generator import OneStepGenerator
-from distar.diffusion.networks import checkpoint_activations, narrow_frozen
+from distar.diffusion.networks import Checkpointing, checkpoint_activations, checkpoint_decoder, narrow_frozen
 from distar.diffusion.prompt import PromptEmbedding
 from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, crop_centre, resize_short_side
 from distar.rewards.reward import Reward
@@ -30,8 +30,6 @@ from distar.training.params import TrainParams
 from distar.training.step import Batch, Trainable
 
 FAMILIES: dict[str, type[Family]] = {"sd15": StableDiffusion15, "sdxl": StableDiffusionXL, "pixart": PixArtAlpha}
-STATES = {"adamw": 8, "adamw_fused": 8, "adamw_8bit": 2}
-"""Bytes of an optimizer's states for each parameter."""
 ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 VISION = {  # of ViT-L/14, as ImageReward's size; of ViT-H/14, as PickScore and HPSv2
     "sd15": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
@@ -46,8 +44,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     arguments.add_argument("--lora", type=int, metavar="RANK", help="adapters in place of whole networks")
     arguments.add_argument("--own-initial-weights", action="store_true", help="with --lora: not the reference's")
     arguments.add_argument("--micro-batch-size", type=int, help="the profile's, unless given")
-    arguments.add_argument("--optimizer", choices=STATES, help="the profile's, unless given")
-    arguments.add_argument("--checkpointing", action="store_true", help="even if the profile does without")
+    arguments.add_argument(
+        "--optimizer", choices=["adamw", "adamw_fused", "adamw_8bit"], help="the profile's, unless given"
+    )
+    arguments.add_argument("--frozen-micro-batch-size", type=int, help="the profile's, unless given")
+    arguments.add_argument("--checkpointing", choices=get_args(Checkpointing), help="the profile's, unless given")
     return arguments
 
 
@@ -78,15 +79,17 @@ def build_networks(options: argparse.Namespace, train: TrainParams, device: str)
     networks = Networks(family, generator, family.assistant(lora), reward)
     for module in (*networks.denoisers, reward):
         narrow_frozen(module, torch.bfloat16)
-    if checkpoints(options, train):
-        for network in (*networks.denoisers, family.autoencoder):
+    if checkpointing(options, train) != "none":
+        checkpoint_decoder(family.autoencoder)
+    if checkpointing(options, train) == "all":
+        for network in networks.denoisers:
             checkpoint_activations(network)
     return networks
 
 
-def checkpoints(options: argparse.Namespace, train: TrainParams) -> bool:
-    """Say whether activations are computed twice."""
-    return train.gradient_checkpointing or options.checkpointing
+def checkpointing(options: argparse.Namespace, train: TrainParams) -> Checkpointing:
+    """Say whose activations are computed twice."""
+    return options.checkpointing or train.gradient_checkpointing
 
 
 def make_subject(networks: Networks, optimizers: Sequence[torch.optim.Optimizer], train: TrainParams) -> Subject:

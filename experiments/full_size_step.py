@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -74,7 +76,7 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
         values["assistant_loss"] = losses.mean()
 
     def update_generator() -> None:
-        frozen_size = train.frozen_micro_batch_size
+        frozen_size = options.frozen_micro_batch_size or train.frozen_micro_batch_size
         values.update(
             generator_step(subject.generator, subject.assistant, reference, batch, subject.objective, size, frozen_size)
         )
@@ -91,6 +93,7 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
                 one.zero_grad(set_to_none=True)
             part.prepare()
             peaks[part.name] = peak_bytes(part.run, modules, optimizers)
+        waits = host_waits(updates, device)
     names, floor = [part.name for part in updates], [part.name for part in parts[len(updates) :]]
     seconds = {part.name: median(one[part.name] for one in timed) for part in parts}
     iteration = sum(seconds[name] for name in names)
@@ -100,6 +103,7 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
         "micro_batch_size": size,
         "values": {name: value.item() for name, value in values.items()},
         "seconds": seconds,
+        "host_waits": waits,
         "samples_per_second": size / iteration,
         "iteration_over_floor": median_ratio(timed, names, floor),
         "gigabytes": {
@@ -109,6 +113,19 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
             "reserved": torch.cuda.max_memory_reserved(device) / GB if device.type == "cuda" else None,
         },
     }
+
+
+def host_waits(updates: Sequence[Part], device: torch.device) -> list[str] | None:
+    """List what makes the host wait for a GPU within the updates; None where there is no GPU to wait for."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for update in updates:
+            update.run()
+    torch.cuda.set_sync_debug_mode("default")
+    return [f"{one.filename}:{one.lineno}" for one in caught if "synchroniz" in str(one.message)]
 
 
 def random_batch(name: str, family: Any, size: int, device: torch.device) -> Batch:

@@ -1,7 +1,8 @@
 """Count what an iteration of a published model takes in GPU memory, without a GPU and without computing.
 
 Every network has its real size, and every operation is carried out on tensors that have shapes and no data; each is
-followed from its making to its end. What a GPU takes besides (CUDA's own, fragmentation, workspaces) comes on top.
+followed from its making to its end, with the precisions of autocast on CUDA. What a GPU takes besides (CUDA's own,
+fragmentation, workspaces) comes on top.
 
     python experiments/memory_on_paper.py sdxl --lora 64 --micro-batch-size 1
     python experiments/memory_on_paper.py sd15
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from full_size import STATES, build_networks, checkpoints, encode, make_batch, make_subject, parser
+from full_size import build_networks, checkpointing, encode, make_batch, make_subject, parser
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -26,6 +28,10 @@ from distar.training.params import TrainParams
 from distar.training.step import assistant_step, generator_step
 
 GB = 1e9
+STATES = {"adamw": 8, "adamw_fused": 8, "adamw_8bit": 2}
+"""Bytes of an optimizer's states for each parameter."""
+AT_A_STEP = {"adamw": 4, "adamw_fused": 0, "adamw_8bit": 0}
+"""Bytes that an optimizer takes for each parameter while it steps: `adamw` the roots of all second moments at once."""
 
 
 def main() -> None:
@@ -38,11 +44,13 @@ def main() -> None:
 def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
     """Carry out an iteration and return gigabytes."""
     size = options.micro_batch_size or train.micro_batch_size
+    frozen_size = options.frozen_micro_batch_size or train.frozen_micro_batch_size
     networks = build_networks(options, train, "meta")
     family, generator, assistant = networks.family, networks.generator, networks.assistant
     reference = family.reference()
     modules = [family, networks.reward, generator, assistant]
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+    autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+    with FakeTensorMode(allow_non_fake_inputs=True), autocast, norms_in_fp32():
         give_size(modules)
         for denoiser in (generator.denoiser, assistant, reference):
             denoiser.schedule = family.schedule.to("cpu", torch.float32)
@@ -61,7 +69,7 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
                     batch,
                     subject.objective,
                     size,
-                    train.frozen_micro_batch_size,
+                    frozen_size,
                 ),
             ),
             *unavoidable_parts(subject, reference, batch),
@@ -73,19 +81,36 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
     trained = [sum(p.numel() for p in player.parameters() if p.requires_grad) for player in (generator, assistant)]
     states = STATES[options.optimizer or train.generator.optimizer.kind] * sum(trained)
     average = 4 * trained[0]
+    step = resident + (4 + AT_A_STEP[options.optimizer or train.generator.optimizer.kind]) * max(trained)
     return {
         "micro_batch_size": size,
-        "frozen_micro_batch_size": train.frozen_micro_batch_size,
-        "gradient_checkpointing": checkpoints(options, train),
+        "frozen_micro_batch_size": frozen_size,
+        "gradient_checkpointing": checkpointing(options, train),
         "trained_parameters": dict(zip(("generator", "assistant"), trained, strict=True)),
         "gigabytes": {
             "weights": resident / GB,
             "optimizer_states": states / GB,
             "average": average / GB,
-            "peak": (max(list(peaks.values())[:2]) + states + average) / GB,
+            "peak": (max(*list(peaks.values())[:2], step) + states + average) / GB,
         },
-        "gigabytes_besides_weights": {name: (peak - resident) / GB for name, peak in peaks.items()},
+        "gigabytes_besides_weights": {
+            "an optimizer's step": (step - resident) / GB,
+            **{name: (peak - resident) / GB for name, peak in peaks.items()},
+        },
     }
+
+
+@contextmanager
+def norms_in_fp32() -> Iterator[None]:
+    """Compute norms in fp32, and return it, as autocast does on CUDA and not on CPUs."""
+    kept = nn.functional.group_norm, nn.functional.layer_norm
+    nn.functional.group_norm, nn.functional.layer_norm = (
+        lambda x, *rest, norm=norm: norm(x.float(), *rest) for norm in kept
+    )
+    try:
+        yield
+    finally:
+        nn.functional.group_norm, nn.functional.layer_norm = kept
 
 
 def without_states(module: nn.Module) -> torch.optim.Optimizer:

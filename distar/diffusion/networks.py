@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
-from typing import Any, cast
+from functools import cache, partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+Checkpointing = Literal["none", "decoder", "all"]
+"""Whose activations are computed again when they are needed: the decoder's, or the denoising networks' too."""
 
 _REPEATED = {"BasicTransformerBlock", "ResnetBlock2D"}
+_DECODING = {"ResnetBlock2D", "Upsample2D"}
+_MOST_SHAPES = 256  # of one kind of block: of channels and pictures, with and without gradients; an iteration has 54
 _CAST_BY_AUTOCAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
 
 
@@ -30,6 +36,8 @@ def compile_blocks(network: nn.Module) -> None:
         )
         return
     torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # tells the compiler too
+    # beyond its limit the compiler leaves blocks as they are, and one UNet has more shapes than it allows
+    torch._dynamo.config.recompile_limit = _MOST_SHAPES
     for block in repeated_blocks(network):
         block.compile()
 
@@ -48,6 +56,16 @@ def _why_not_compile(device: torch.device) -> str | None:
 def checkpoint_activations(network: nn.Module) -> None:
     """Let a diffusers network forget its blocks' activations, and compute them again for the backward pass."""
     cast("Any", network).enable_gradient_checkpointing()
+
+
+def checkpoint_decoder(autoencoder: nn.Module) -> None:
+    """Let a diffusers autoencoder's decoder forget its activations too, in smaller parts than its blocks.
+
+    Its last block, at the full size of pictures, takes alone most of what the decoder takes.
+    """
+    for part in cast("Any", autoencoder).decoder.modules():
+        if type(part).__name__ in _DECODING:
+            part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
 
 def narrow_frozen(module: nn.Module, dtype: torch.dtype) -> None:

@@ -38,3 +38,4 @@ def run() -> None:
                         summarise(parts[name], evaluation).write(folder / name)
         record |= {"device": describe_device(accelerator.device), "seeds": {"seed": params.seed}}
         record["drawing"] = {name: cost.figures() for name, cost in costs.items()}
+    accelerator.end_training()

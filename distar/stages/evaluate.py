@@ -44,6 +44,7 @@ def run() -> None:
                 _write(params, evaluation, summarise(parts, evaluation))
         record |= {"device": describe_device(accelerator.device), "seeds": {"seed": params.seed}}
         record["drawing"] = {CANDIDATE: cost.figures()}
+    accelerator.end_training()
 
 
 def _write(params: Params, evaluation: Evaluation, candidate: Measured) -> None:

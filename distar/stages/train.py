@@ -58,6 +58,7 @@ def run() -> None:
                 text = json.dumps(trained.reference_figures, indent=2) + "\n"
                 (folder / paths.PROBE_REFERENCE.name).write_text(text, encoding="utf-8")
         record |= {"device": describe_device(accelerator.device), "seeds": {"seed": params.seed}}
+    accelerator.end_training()
 
 
 def _train(params: Params, accelerator: Accelerator) -> Trained:

@@ -31,8 +31,7 @@ ValueT = TypeVar("ValueT")
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Say whether networks in training are cut among the processes."""
-    # What accelerate makes of this it makes on accelerators alone; sharding works on CPUs too.
-    return accelerator.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return accelerator.num_processes > 1 and _asks_for_shards()
 
 
 def distribute(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Accelerator) -> nn.Module:
@@ -44,6 +43,8 @@ def distribute(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Acce
         accelerator: knows the processes.
     """
     if not is_sharded(accelerator):
+        if _asks_for_shards():  # of one process, which holds everything; accelerate would refuse
+            return module
         with warnings.catch_warnings():  # accelerate knows the argument by no other name yet
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return accelerator.prepare_model(module)
@@ -88,6 +89,11 @@ def load_whole_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimiz
 def from_first(value: ValueT) -> ValueT:
     """Return the first process's value on all of them; it must be picklable."""
     return broadcast_object_list([value])[0]
+
+
+def _asks_for_shards() -> bool:
+    # What accelerate makes of this it makes on accelerators alone; sharding works on CPUs too.
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _options() -> StateDictOptions:

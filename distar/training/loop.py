@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from distar.diffusion.assistant import Assistant
 from distar.diffusion.families import Family
 from distar.diffusion.generator import OneStepGenerator
-from distar.diffusion.networks import checkpoint_activations, compile_blocks, narrow_frozen, repeated_blocks
+from distar.diffusion.networks import (
+    checkpoint_activations,
+    checkpoint_decoder,
+    compile_blocks,
+    narrow_frozen,
+    repeated_blocks,
+)
 from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference, sample_ddim
 from distar.errors import ParameterError
@@ -203,10 +209,13 @@ class Training:
         if params.precision == "bf16":
             for module in (*networks, *(self.rewards[name] for name in params.rewards)):
                 narrow_frozen(module, torch.bfloat16)
-        for network in (*networks, family.autoencoder):
-            if params.channels_last:
+        if params.channels_last:
+            for network in (*networks, family.autoencoder):
                 network.to(memory_format=torch.channels_last)
-            if params.gradient_checkpointing:
+        if params.gradient_checkpointing != "none":
+            checkpoint_decoder(family.autoencoder)
+        if params.gradient_checkpointing == "all":
+            for network in networks:
                 checkpoint_activations(network)
         if params.compile:
             for network in networks:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distar.diffusion.adapters import LoraParams
 from distar.diffusion.generator import NoiseScale
+from distar.diffusion.networks import Checkpointing
 from distar.divergences import Divergence
 
 Guidance = Literal["in", "out"]
@@ -90,7 +91,8 @@ class TrainParams(_Strict):
     the samples of an update on all processes together, `micro_batch_size` those that one process takes at once,
     and `frozen_micro_batch_size` those that the frozen networks, the decoder and the rewards take at once while the
     generator's graph of a micro-batch is held; the guided reference takes each twice, with its prompt and without.
-    `gradient_checkpointing` computes each block's activations again when they are needed, rather than keep them;
+    `gradient_checkpointing` computes activations again when they are needed, rather than keep them: those of the
+    decoder, or of all networks;
     `channels_last` lays pictures out in memory as GPUs' convolutions read them; `compile` compiles the networks'
     repeated blocks, and leaves them as they are where that fails.
     """
@@ -100,7 +102,7 @@ class TrainParams(_Strict):
     micro_batch_size: int = Field(gt=0)
     frozen_micro_batch_size: int = Field(gt=0)
     precision: Literal["no", "bf16"]
-    gradient_checkpointing: bool
+    gradient_checkpointing: Checkpointing
     channels_last: bool
     compile: bool
     reward_scale: float = Field(ge=0)

@@ -153,7 +153,7 @@ def test_adapters_with_everything_that_saves_memory(family_name: str, project: P
     edit(PROFILE, "train", "generator", "lora", value=lora)
     edit(PROFILE, "train", "generator", "optimizer", "learning_rate", value=1e-2)
     edit(PROFILE, "train", "assistant", "optimizer", "kind", value="adamw_8bit")
-    for name, value in {"precision": "bf16", "gradient_checkpointing": True, "channels_last": True}.items():
+    for name, value in {"precision": "bf16", "gradient_checkpointing": "all", "channels_last": True}.items():
         edit(PROFILE, "train", name, value=value)
     edit(PROFILE, "train", "micro_batch_size", value=2)
     for stage in ("prompts", "reference", "rewards", "embeddings"):

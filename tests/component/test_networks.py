@@ -13,17 +13,19 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from pydantic import TypeAdapter
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from distar.bench.measure import peak_bytes
 from distar.diffusion import networks
 from distar.diffusion.adapters import LoraParams, merge_adapters
 from distar.diffusion.denoiser import Denoiser
 from distar.diffusion.families import Family, ReferenceParams
-from distar.diffusion.networks import checkpoint_activations, compile_blocks, narrow_frozen
+from distar.diffusion.networks import checkpoint_activations, checkpoint_decoder, compile_blocks, narrow_frozen
 from distar.diffusion.prompt import PromptEmbedding
 from distar.errors import ParameterError
 from distar.params import RuntimeParams
 from distar.runtime import prepare_torch
-from distar.training.distribution import whole_state
+from distar.training.distribution import distribute, whole_state
 from distar.training.step import Batch, Trainable, assistant_step
 from tests.references import REFERENCES
 
@@ -155,6 +157,46 @@ def test_checkpointed_activations_and_channels_last_change_no_more_than_rounding
     reference.to(memory_format=torch.channels_last)
     for one, other in zip(estimate(reference, family, prompts), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def decode_and_back(family: Family, latents: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = latents.clone().requires_grad_()
+    images = family.decode(leaf)
+    (gradient,) = torch.autograd.grad(images.square().sum(), leaf)
+    return images.detach(), gradient
+
+
+def test_checkpointed_decoder_gives_the_same_and_takes_less(family) -> None:
+    latents = torch.randn(4, *family.latent_shape, generator=torch.Generator().manual_seed(1))
+    expected, taken = (
+        decode_and_back(family, latents),
+        peak_bytes(lambda: decode_and_back(family, latents), [family], []),
+    )
+    checkpoint_decoder(family.autoencoder)
+    assert all(torch.equal(a, b) for a, b in zip(decode_and_back(family, latents), expected, strict=True))
+    assert peak_bytes(lambda: decode_and_back(family, latents), [family], []) < 0.8 * taken
+
+
+class NothingSent(TorchFunctionMode):
+    """Refuse to make tensors of the host's values: it would wait until a GPU has done all that came before."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert getattr(func, "__name__", "") not in {"tensor", "as_tensor", "from_numpy"}, "sent from the host"
+        return func(*args, **(kwargs or {}))
+
+
+def test_calls_send_nothing_from_the_host(family, prompts) -> None:
+    x_t, timestep = torch.randn(2, *family.latent_shape), torch.tensor([100, 700])
+    with NothingSent():
+        family.reference().predict_x0(x_t, timestep, prompts, guidance_scale=3.0)
+    with pytest.raises(AssertionError, match="sent from the host"), NothingSent():
+        torch.tensor([1])
+
+
+def test_one_process_asked_for_shards_keeps_its_network(family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assistant = family.assistant()
+    assert distribute(assistant, [], Accelerator(cpu=True)) is assistant
 
 
 def test_networks_stay_as_they_are_where_nothing_can_be_compiled(family, prompts) -> None:

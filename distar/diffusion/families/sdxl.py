@@ -92,7 +92,9 @@ def call_sdxl_unet(
     The time ids are (height, width, top, left, target height, target width), in pixels.
     """
     height, width = (side * pixels_per_latent for side in x_t.shape[-2:])
-    ids = torch.tensor([height, width, 0, 0, height, width], dtype=x_t.dtype, device=x_t.device)
-    conditions = {"text_embeds": prompt.tensors["pooled"], "time_ids": ids.expand(len(x_t), -1)}
+    ids = x_t.new_zeros(len(x_t), 6)  # filled where it lies: the host would wait for a GPU to take a tensor from it
+    ids[:, 0::4] = height
+    ids[:, 1::4] = width
+    conditions = {"text_embeds": prompt.tensors["pooled"], "time_ids": ids}
     hidden_states = prompt.tensors["hidden_states"]
     return network(x_t, timestep, encoder_hidden_states=hidden_states, added_cond_kwargs=conditions).sample
