@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import ctypes
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from distar.commands.arguments import positive
 from distar.commands.audit import add_audit
@@ -35,6 +37,19 @@ STAGES = {
 }
 
 _ON_MANY_PROCESSES = ("baseline", "train", "evaluate")
+
+
+def run() -> NoReturn:
+    """Be the process: run its command and end with the status, without taking torch and its libraries apart.
+
+    Python would free object by object what the system frees at once, most of a second after every stage. What was
+    registered to be done at the end is done.
+    """
+    status = main()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,4 +153,4 @@ def _import(name: str) -> ModuleType:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -15,6 +15,9 @@ def lasting_imports() -> Iterator[None]:
     Large libraries make hundreds of thousands of objects, and none of them is garbage. Python would look through them
     time and again as they become more, and once more before the process ends.
     """
+    if not gc.isenabled():  # within another
+        yield
+        return
     gc.disable()
     try:
         yield

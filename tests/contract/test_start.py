@@ -50,3 +50,17 @@ def test_garbage_is_looked_for_after_the_imports_and_not_among_them(project: Pat
     enabled, frozen = result.stdout.split()[-2:]
     assert enabled == "True"
     assert int(frozen) > 100_000
+
+
+def test_process_ends_with_the_status_and_does_what_was_registered(project: Path) -> None:
+    program = "import atexit, sys; atexit.register(print, 'registered'); from distar.__main__ import run; run()"
+    for command, status in (["prompts"], 0), (["reference", "--no-such"], 2), (["evaluate"], 1):
+        result = subprocess.run(
+            [sys.executable, "-c", program, *command],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == status, result.stderr
+        assert result.stdout.endswith("registered\n")

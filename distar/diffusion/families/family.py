@@ -25,6 +25,7 @@ from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.diffusion.schedule import Schedule
 from distar.errors import ModelFileError
+from distar.imports import lasting_imports
 from distar.model_files import LICENCE_TEXTS, ModelFiles
 
 
@@ -63,7 +64,8 @@ class ReferenceModel(BaseModel, ABC):
 
     def networks(self, folder: Path) -> tuple[Any, Any, Any]:
         """Load the denoising network and the autoencoder, in fp32, and the scheduler."""
-        from diffusers.utils import logging  # to encode prompts takes transformers alone
+        with lasting_imports():
+            from diffusers.utils import logging  # to encode prompts takes transformers alone
 
         logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
         network, autoencoder = (self._load_model(folder, name) for name in (self.network_name, "vae"))
@@ -300,7 +302,8 @@ def component_class(folder: Path, name: str) -> Any:
     entry = read_index(folder).get(name)
     match entry:
         case ["diffusers" | "transformers" as library, str(class_name)]:
-            return getattr(import_module(library), class_name)
+            with lasting_imports():
+                return getattr(import_module(library), class_name)  # the library imports it just then
         case _:
             raise ModelFileError(
                 f"{folder}/model_index.json: {name} is {entry}, expected a class of diffusers or transformers; is "
