@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import string
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def save_hpsv2(folder: Path, size: RewardSize = SMALL_HPSV2) -> Path:
     roughen(model)
     folder.mkdir(parents=True)
     path = folder / HPSV2_WEIGHTS["2.1"]
-    torch.save({"state_dict": {name: tensor.half() for name, tensor in model.state_dict().items()}}, path)
+    _save({"state_dict": {name: tensor.half() for name, tensor in model.state_dict().items()}}, path)
     (folder / CONFIG).write_text(json.dumps({"model_cfg": architecture}))
     return path
 
@@ -122,13 +123,19 @@ def save_image_reward(folder: Path, size: RewardSize = SMALL_IMAGE_REWARD) -> No
         "add_cross_attention": True,
     }
     (folder / "model").mkdir(parents=True)
-    torch.save(weights, folder / "model" / WEIGHTS)
+    _save(weights, folder / "model" / WEIGHTS)
     (folder / "model" / TEXT_CONFIG).write_text(json.dumps(config))
     (folder / "vocabulary").mkdir()
     characters = string.ascii_lowercase + string.digits + string.punctuation
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{one}" for one in characters)]
     words += [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(words))]
     (folder / "vocabulary" / VOCABULARY).write_text("\n".join(words) + "\n")
+
+
+def _save(weights: dict[str, Any], path: Path) -> None:
+    written = io.BytesIO()  # torch would tell a full disk as an error of its own
+    torch.save(weights, written)
+    path.write_bytes(written.getbuffer())
 
 
 def roughen(model: nn.Module) -> None:

@@ -27,6 +27,7 @@ from distar.bench.published import (
     save_image_reward,
 )
 from distar.diffusion.networks import narrow_frozen
+from distar.disk import full_disk_told
 from distar.errors import BenchmarkError
 from distar.rewards.hpsv2 import WEIGHTS, HPSv2
 from distar.rewards.image_reward import ImageReward
@@ -109,8 +110,9 @@ def measure_scoring(subject: ScoringSubject, rounds: int, device: torch.device) 
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the packages use what torch is to drop
         hpsv2, image_reward = Path(name) / _HPSV2, Path(name) / _IMAGE_REWARD
-        save_hpsv2(hpsv2, subject.hpsv2)
-        save_image_reward(image_reward, subject.image_reward)
+        with full_disk_told(Path(name), "nothing was measured"):
+            save_hpsv2(hpsv2, subject.hpsv2)
+            save_image_reward(image_reward, subject.image_reward)
         rewards = {
             _HPSV2: HPSv2(kind="hpsv2", source="", version="2.1", antialias=True),
             _IMAGE_REWARD: ImageReward(kind="image_reward", source="", vocabulary=""),
