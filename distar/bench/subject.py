@@ -5,18 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from distar.diffusion.adapters import sharing_weights
 from distar.diffusion.assistant import Assistant
 from distar.diffusion.families import Family, TextEncoder
 from distar.diffusion.families.sd15 import CLIPTextEncoder, StableDiffusion15
 from distar.diffusion.generator import OneStepGenerator
+from distar.diffusion.networks import checkpoint_decoder
 from distar.params import Profile, load_params
 from distar.rewards.clip import ClipReward
 from distar.rewards.reward import Reward
@@ -50,9 +53,18 @@ class Subject:
     @property
     def objective(self) -> Objective:
         """The objective, with a reward that decodes first."""
+        return self._decoding_with(self.family)
 
+    @cached_property
+    def lean_objective(self) -> Objective:
+        """The same objective, but the decoder's activations are computed twice and not kept."""
+        family = cast("Family", sharing_weights(self.family))
+        checkpoint_decoder(family.autoencoder)
+        return self._decoding_with(family)
+
+    def _decoding_with(self, family: Family) -> Objective:
         def reward(x0: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-            return self.reward(self.family.decode(x0), prompts)
+            return self.reward(family.decode(x0), prompts)
 
         params = self.train
         return Objective(params.divergence, reward, params.reward_scale, params.guidance_scale, params.guidance)
