@@ -37,7 +37,7 @@ VISION = {  # of ViT-L/14, as ImageReward's size; of ViT-H/14, as PickScore and 
 }
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def model_parser(description: str | None) -> argparse.ArgumentParser:
     """Build a command line's parser: which model, and what of its profile is otherwise."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("profile", choices=FAMILIES)

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from full_size import build_networks, make_batch, make_subject, parser
+from full_size import build_networks, make_batch, make_subject, model_parser
 
 from distar.bench.iteration import unavoidable_parts
 from distar.bench.measure import Part, median_ratio, peak_bytes, seconds_of
@@ -37,11 +37,16 @@ GB = 1e9
 
 def main() -> None:
     """Measure, and print JSON."""
-    arguments = parser(__doc__)
+    options = parser().parse_args()
+    print(json.dumps(measure(options, load_params(profile=options.profile).profile), indent=2))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    arguments = model_parser(__doc__)
     arguments.add_argument("--compile", action="store_true", help="compile the networks' blocks")
     arguments.add_argument("--rounds", type=int, default=5, help="how often each part is timed (5)")
-    options = arguments.parse_args()
-    print(json.dumps(measure(options, load_params(profile=options.profile).profile), indent=2))
+    return arguments
 
 
 def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from full_size import build_networks, checkpointing, encode, make_batch, make_subject, parser
+from full_size import build_networks, checkpointing, encode, make_batch, make_subject, model_parser
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -36,9 +36,14 @@ AT_A_STEP = {"adamw": 4, "adamw_fused": 0, "adamw_8bit": 0}
 
 def main() -> None:
     """Count, and print the sum."""
-    options = parser(__doc__).parse_args()
+    options = parser().parse_args()
     train = load_params(profile=options.profile).profile.train
     print(json.dumps(count(options, train), indent=2))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    return model_parser(__doc__)
 
 
 def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:

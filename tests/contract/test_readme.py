@@ -40,7 +40,7 @@ def test_readme_begins_with_the_two_commands_and_ci_runs_the_second() -> None:
 
 
 @pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: value if isinstance(value, str) else value[0])
-def test_command_exists(page: str, words: list[str]) -> None:
+def test_command_exists(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     del page
     program, *arguments = words
     match program:
@@ -51,7 +51,9 @@ def test_command_exists(page: str, words: list[str]) -> None:
         case "python" if arguments[0] == "-m":
             assert find_spec(arguments[1])
         case "python":
-            runpy.run_path(str(REPOSITORY / arguments[0]))["parser"]().parse_args(arguments[1:])
+            script = REPOSITORY / arguments[0]
+            monkeypatch.syspath_prepend(script.parent)  # as Python does
+            runpy.run_path(str(script))["parser"]().parse_args(arguments[1:])
         case "dvc":
             parse_args(arguments)  # raises if it does not fit
             changes = [argument for argument in arguments if ":" in argument and "://" not in argument]
