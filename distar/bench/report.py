@@ -17,9 +17,8 @@ from distar.bench.iteration import IterationFigures, measure_iteration
 from distar.bench.orchestration import OrchestrationFigures, measure_orchestration
 from distar.bench.scaling import weak_scaling_efficiency
 from distar.bench.scoring import SUBJECTS, ScoringFigures, measure_scoring
-from distar.bench.subject import make_subject
+from distar.bench.subject import bench_runtime, make_subject
 from distar.lineage.device import describe_device
-from distar.params import load_params
 from distar.runtime import prepare_torch
 
 _BATCH_SIZES = {"tiny": 32, "sd15-100m": 8}
@@ -70,10 +69,7 @@ def run_benchmarks(networks: Sequence[str]) -> Benchmarks:
     Raises:
         BenchmarkError: what is compared does not do the same, or a process failed.
     """
-    runtime = load_params(profile="tiny").profile.runtime
-    if torch.cuda.is_available():  # the gradient of resizing pictures has no deterministic implementation there
-        runtime = runtime.model_copy(update={"deterministic": False})
-    device = prepare_torch(runtime).device
+    device = prepare_torch(bench_runtime()).device
     figures = {name: _measure(name, device) for name in networks}
     versions = {name: version(name) for name in _PACKAGES}
     return Benchmarks(" ".join(sys.argv), describe_device(device), versions, figures)

@@ -17,9 +17,8 @@ import torch
 
 from distar.bench.iteration import run_iteration
 from distar.bench.measure import wait_for
-from distar.bench.subject import make_subject
+from distar.bench.subject import bench_runtime, make_subject
 from distar.errors import BenchmarkError
-from distar.params import load_params
 from distar.processes import ending_with_us
 from distar.runtime import prepare_torch
 from distar.training.distribution import distribute
@@ -67,7 +66,7 @@ def _seconds(network: str, batch_size: int, rounds: int) -> list[float]:
     if device.type == "cpu":
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     subject = make_subject(network, device)  # alone: transformers writes nothing on any but the first of a group
-    accelerator = prepare_torch(load_params(profile="tiny").profile.runtime)
+    accelerator = prepare_torch(bench_runtime())
     if device.type == "cpu":
         torch.set_num_threads(1)
     generator, assistant = (

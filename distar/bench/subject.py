@@ -20,7 +20,7 @@ from distar.diffusion.families import Family, TextEncoder
 from distar.diffusion.families.sd15 import CLIPTextEncoder, StableDiffusion15
 from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.networks import checkpoint_decoder
-from distar.params import Profile, load_params
+from distar.params import Profile, RuntimeParams, load_params
 from distar.rewards.clip import ClipReward
 from distar.rewards.reward import Reward
 from distar.training.optimizer import build_optimizer
@@ -81,6 +81,15 @@ class Subject:
             torch.randn(shape, generator=rng).to(device),
             torch.randint(times.minimum, times.maximum, (size,), generator=rng).to(device),
         )
+
+
+def bench_runtime() -> RuntimeParams:
+    """Return what torch is told before it is measured: the profile `tiny`'s, but on a GPU not to be deterministic.
+
+    The gradient of resizing pictures has no deterministic implementation there.
+    """
+    runtime = load_params(profile="tiny").profile.runtime
+    return runtime.model_copy(update={"deterministic": False}) if torch.cuda.is_available() else runtime
 
 
 def make_subject(network: str, device: torch.device) -> Subject:
