@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import ctypes
 import os
 import signal
@@ -23,6 +22,7 @@ from distar.commands.score import add_score
 from distar.commands.tiny import add_tiny
 from distar.errors import DistarError, ParameterError
 from distar.imports import lasting_imports
+from distar.processes import end_process
 
 STAGES = {
     "prompts": "clean the prompt sources; check that training and evaluation share none",
@@ -40,16 +40,8 @@ _ON_MANY_PROCESSES = ("baseline", "train", "evaluate")
 
 
 def run() -> NoReturn:
-    """Be the process: run its command and end with the status, without taking torch and its libraries apart.
-
-    Python would free object by object what the system frees at once, most of a second after every stage. What was
-    registered to be done at the end is done.
-    """
-    status = main()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    """Be the process: run its command and end with the status."""
+    end_process(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

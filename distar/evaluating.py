@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from distar import paths
-from distar.diffusion.networks import narrow_frozen
+from distar.diffusion.networks import narrow_frozen, narrow_norms
 from distar.embeddings import Embeddings
 from distar.evaluation.fid import FID
 from distar.evaluation.measuring import Evaluation
@@ -35,6 +35,8 @@ def load_evaluation(params: Params, accelerator: Accelerator) -> Evaluation:
     if settings.precision == "bf16":
         for module in (family.network, *(scorers.values() if settings.backend == "port" else ())):
             narrow_frozen(module, torch.bfloat16)
+        for network in (family.network, family.autoencoder):
+            narrow_norms(network)
     return Evaluation(
         params=settings,
         seed=params.seed,

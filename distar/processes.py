@@ -1,10 +1,12 @@
-"""Processes that end with the one that started them."""
+"""How processes end: with the one that started them, or without taking their libraries apart."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 # Asks Linux to end the command with this process, however it ends, and becomes the command. It does so in the child's
 # own interpreter: between fork and exec of a process with threads nothing may run.
@@ -22,3 +24,14 @@ os.execvp(sys.argv[2], sys.argv[2:])
 def ending_with_us(command: Sequence[str]) -> list[str]:
     """Return the command that runs a command and has Linux end it (SIGTERM) with this process."""
     return [sys.executable, "-ISc", _ENDING_WITH_US, str(os.getpid()), *command]
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process with a status; what was registered to be done at the end is done.
+
+    Python would free object by object what the system frees at once: of torch and its libraries, most of a second.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

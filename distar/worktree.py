@@ -14,7 +14,8 @@ from distar.errors import StorageError
 from distar.locking import held_if_free
 from distar.paths import WORKTREE_PREFIX
 
-DVC = (sys.executable, "-m", "dvc")
+# -P: in a worktree of an old revision it is still this one
+DVC = (sys.executable, "-P", "-m", "distar.dvc")
 
 
 def current_revision() -> str:

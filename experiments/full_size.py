@@ -22,7 +22,13 @@ from distar.diffusion.families.published import published_component, published_c
 from distar.diffusion.families.sd15 import StableDiffusion15
 from distar.diffusion.families.sdxl import StableDiffusionXL
 from distar.diffusion.generator import OneStepGenerator
-from distar.diffusion.networks import Checkpointing, checkpoint_activations, checkpoint_decoder, narrow_frozen
+from distar.diffusion.networks import (
+    Checkpointing,
+    checkpoint_activations,
+    checkpoint_decoder,
+    narrow_frozen,
+    narrow_norms,
+)
 from distar.diffusion.prompt import PromptEmbedding
 from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, crop_centre, resize_short_side
 from distar.rewards.reward import Reward
@@ -79,6 +85,8 @@ def build_networks(options: argparse.Namespace, train: TrainParams, device: str)
     networks = Networks(family, generator, family.assistant(lora), reward)
     for module in (*networks.denoisers, reward):
         narrow_frozen(module, torch.bfloat16)
+    for network in (*networks.denoisers, family.autoencoder):
+        narrow_norms(network)
     if checkpointing(options, train) != "none":
         checkpoint_decoder(family.autoencoder)
     if checkpointing(options, train) == "all":

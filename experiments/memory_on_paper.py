@@ -107,10 +107,14 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
 
 @contextmanager
 def norms_in_fp32() -> Iterator[None]:
-    """Compute norms in fp32, and return it, as autocast does on CUDA and not on CPUs."""
+    """Compute norms within autocast in fp32, and return it, as on CUDA and not on CPUs."""
     kept = nn.functional.group_norm, nn.functional.layer_norm
+
+    def widened(x: Tensor) -> Tensor:
+        return x.float() if torch.is_autocast_enabled("cpu") else x
+
     nn.functional.group_norm, nn.functional.layer_norm = (
-        lambda x, *rest, norm=norm: norm(x.float(), *rest) for norm in kept
+        lambda x, *rest, norm=norm: norm(widened(x), *rest) for norm in kept
     )
     try:
         yield

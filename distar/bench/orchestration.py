@@ -26,7 +26,7 @@ from distar.lineage.record import digests
 from distar.processes import ending_with_us
 from distar.progress import track
 from distar.shared_params import PARAMS_PATH, PROFILES_DIR
-from distar.worktree import DVC, output_of
+from distar.worktree import output_of
 
 _DIRECT, _PROCESSES, _DVC, _FLOW, _OWN_SERVER = (
     "direct_one_process",
@@ -110,7 +110,7 @@ def _ways(stages: Sequence[str], api_url: str) -> dict[str, _Way]:
     return {
         _DIRECT: _Way([[sys.executable, "-c", program]], {}),
         _PROCESSES: _Way([[sys.executable, "-m", "distar", stage] for stage in stages], {}),
-        _DVC: _Way([[*DVC, "repro"]], {}),
+        _DVC: _Way([[sys.executable, "-m", "dvc", "repro"]], {}),
         _FLOW: _Way(flow, {"PREFECT_API_URL": api_url}),
         _OWN_SERVER: _Way(flow, {}),
     }

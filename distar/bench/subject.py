@@ -145,7 +145,11 @@ def _random() -> tuple[Family, TextEncoder, Reward]:
         "pad_token_id": tokenizer.pad_token_id,
     }
     unet = UNet2DConditionModel(
-        sample_size=32, block_out_channels=(112, 224, 448, 448), norm_num_groups=16, cross_attention_dim=768
+        sample_size=32,
+        block_out_channels=(112, 224, 448, 448),
+        norm_num_groups=16,
+        attention_head_dim=7,
+        cross_attention_dim=768,
     )
     of_autoencoder: Any = {
         "sample_size": 256,

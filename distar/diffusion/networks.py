@@ -7,7 +7,7 @@ from functools import cache, partial
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 Checkpointing = Literal["none", "decoder", "all"]
@@ -66,6 +66,40 @@ def checkpoint_decoder(autoencoder: nn.Module) -> None:
     for part in cast("Any", autoencoder).decoder.modules():
         if type(part).__name__ in _DECODING:
             part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+
+
+def narrow_norms(network: nn.Module) -> None:
+    """Let norms return what they are given, with sums in fp32: bf16 within autocast, which on CUDA widens it to fp32.
+
+    A norm, the SiLU behind it and the convolution's input are then kept in two bytes a value and not in four: on CUDA a
+    decoder's activations take two fifths less, a UNet's one fifth. On CPUs autocast leaves norms in bf16 anyway.
+    """
+    for module in network.modules():
+        if narrow := _NARROW.get(type(module)):
+            module.__class__ = narrow
+
+
+class _NarrowGroupNorm(nn.GroupNorm):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
+        with torch.autocast(input.device.type, enabled=False):
+            return nn.functional.group_norm(input, self.num_groups, *_affine(self, input.dtype), self.eps)
+
+
+class _NarrowLayerNorm(nn.LayerNorm):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
+        with torch.autocast(input.device.type, enabled=False):
+            return nn.functional.layer_norm(input, self.normalized_shape, *_affine(self, input.dtype), self.eps)
+
+
+_NARROW: dict[type[nn.Module], type[nn.Module]] = {
+    nn.GroupNorm: _NarrowGroupNorm,
+    nn.LayerNorm: _NarrowLayerNorm,
+}
+
+
+def _affine(norm: nn.GroupNorm | nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    weight, bias = cast("tuple[Tensor | None, Tensor | None]", (norm.weight, norm.bias))
+    return (None if weight is None else weight.to(dtype)), (None if bias is None else bias.to(dtype))
 
 
 def narrow_frozen(module: nn.Module, dtype: torch.dtype) -> None:

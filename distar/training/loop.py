@@ -21,6 +21,7 @@ from distar.diffusion.networks import (
     checkpoint_decoder,
     compile_blocks,
     narrow_frozen,
+    narrow_norms,
     repeated_blocks,
 )
 from distar.diffusion.prompt import PromptEmbedding
@@ -209,6 +210,8 @@ class Training:
         if params.precision == "bf16":
             for module in (*networks, *(self.rewards[name] for name in params.rewards)):
                 narrow_frozen(module, torch.bfloat16)
+            for network in (*networks, family.autoencoder):
+                narrow_norms(network)
         if params.channels_last:
             for network in (*networks, family.autoencoder):
                 network.to(memory_format=torch.channels_last)

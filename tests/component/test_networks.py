@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,13 @@ from distar.diffusion import networks
 from distar.diffusion.adapters import LoraParams, merge_adapters
 from distar.diffusion.denoiser import Denoiser
 from distar.diffusion.families import Family, ReferenceParams
-from distar.diffusion.networks import checkpoint_activations, checkpoint_decoder, compile_blocks, narrow_frozen
+from distar.diffusion.networks import (
+    checkpoint_activations,
+    checkpoint_decoder,
+    compile_blocks,
+    narrow_frozen,
+    narrow_norms,
+)
 from distar.diffusion.prompt import PromptEmbedding
 from distar.errors import ParameterError
 from distar.params import RuntimeParams
@@ -83,6 +90,48 @@ def test_narrowed_weights_give_what_autocast_gives_to_the_last_bit(family, promp
     assert {parameter.dtype for parameter in reference.parameters()} == {torch.bfloat16, torch.float32}
     for one, other in zip(as_cast, narrowed, strict=True):
         assert torch.equal(one, other)
+
+
+class _AsOnCuda(TorchFunctionMode):
+    """Autocast widens what norms are given to fp32, as it does on CUDA and not on CPUs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in {nn.functional.group_norm, nn.functional.layer_norm} and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["group", "layer", "layer without weights"])
+def test_narrow_norm_takes_and_returns_bf16_and_its_weights_train_in_fp32(kind: str, in_bf16: Accelerator) -> None:
+    rng = torch.Generator().manual_seed(0)
+    norm = nn.GroupNorm(4, 8) if kind == "group" else nn.LayerNorm(5, elementwise_affine=kind == "layer")
+    for parameter in norm.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=rng)
+    x = torch.randn(2, 8, 5, generator=rng).requires_grad_()
+    exact, in_bfloat16 = norm(x), copy.deepcopy(norm).bfloat16()(x.bfloat16())
+    with _AsOnCuda(), in_bf16.autocast():
+        assert norm(x.bfloat16()).dtype == torch.float32
+        narrow_norms(norm)
+        returned = copy.deepcopy(norm)(x.bfloat16())
+        norm(x.bfloat16()).float().square().sum().backward()
+    assert torch.equal(norm(x), exact)
+    assert returned.dtype == torch.bfloat16
+    assert torch.equal(returned, in_bfloat16)
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in norm.parameters())
+
+
+def test_narrow_norms_change_an_estimate_by_their_rounding_alone(family, prompts, in_bf16: Accelerator) -> None:
+    reference = family.reference()
+    exact = estimate(reference, family, prompts)
+    state = {name: value.clone() for name, value in reference.state_dict().items()}
+    narrow_norms(reference)
+    for one, other in zip(exact, estimate(reference, family, prompts), strict=True):
+        assert torch.equal(one, other)  # without autocast nothing changes
+    assert all(torch.equal(value, state[name]) for name, value in reference.state_dict().items())
+    with in_bf16.autocast():
+        narrow = estimate(reference, family, prompts)
+    for one, other in zip(narrow, exact, strict=True):
+        assert 0 < (one - other).norm() < 0.05 * other.norm()
 
 
 def test_pictures_are_decoded_to_fp32(family, in_bf16: Accelerator) -> None:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from distar.__main__ import main
-from tests.miniature import REPOSITORY
+from distar.worktree import DVC
+from tests.miniature import REPOSITORY, with_pipeline
 
 
 def imported(*command: str) -> set[str]:
@@ -64,3 +65,15 @@ def test_process_ends_with_the_status_and_does_what_was_registered(project: Path
         )
         assert result.returncode == status, result.stderr
         assert result.stdout.endswith("registered\n")
+
+
+def test_dvc_of_flows_is_dvc_with_its_status_whatever_revision_it_is_in(project: Path) -> None:
+    with_pipeline(project)
+    (project / "distar" / "dvc.py").unlink()
+    for arguments, status in (["status", "--json"], 0), (["repro", "no-such-stage"], 255):
+        ours, theirs = (
+            subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+            for program in (DVC, (sys.executable, "-m", "dvc"))
+        )
+        assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr)
+        assert ours.returncode == status

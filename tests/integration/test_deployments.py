@@ -113,7 +113,7 @@ class Served:
             path for path in Path(self.environment["TMPDIR"]).iterdir() if path.name.startswith(WORKTREE_PREFIX)
         ]
         status = git(self.project, "status", "--porcelain", "--untracked-files=no")
-        return not (self.running("distar") or self.running("dvc") or worktrees > 1 or temporary or status)
+        return not (self.running("distar") or self.running("distar.dvc") or worktrees > 1 or temporary or status)
 
     def watched(self) -> list[dict[str, Any]]:
         """Read the series of the watch."""
