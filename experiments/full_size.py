@@ -55,6 +55,7 @@ def model_parser(description: str | None) -> argparse.ArgumentParser:
     )
     arguments.add_argument("--frozen-micro-batch-size", type=int, help="the profile's, unless given")
     arguments.add_argument("--checkpointing", choices=get_args(Checkpointing), help="the profile's, unless given")
+    arguments.add_argument("--norms-in-fp32", action="store_true", help="as autocast has them on CUDA")
     return arguments
 
 
@@ -85,7 +86,7 @@ def build_networks(options: argparse.Namespace, train: TrainParams, device: str)
     networks = Networks(family, generator, family.assistant(lora), reward)
     for module in (*networks.denoisers, reward):
         narrow_frozen(module, torch.bfloat16)
-    for network in (*networks.denoisers, family.autoencoder):
+    for network in () if options.norms_in_fp32 else (*networks.denoisers, family.autoencoder):
         narrow_norms(network)
     if checkpointing(options, train) != "none":
         checkpoint_decoder(family.autoencoder)

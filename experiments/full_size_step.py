@@ -19,7 +19,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from full_size import build_networks, make_batch, make_subject, model_parser
+from accelerate import Accelerator
+from full_size import Networks, build_networks, make_batch, make_subject, model_parser
+from torch import nn
+from torch.autograd import DeviceType
 
 from distar.bench.iteration import unavoidable_parts
 from distar.bench.measure import Part, median_ratio, peak_bytes, seconds_of
@@ -45,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     """Build the command line's parser."""
     arguments = model_parser(__doc__)
     arguments.add_argument("--compile", action="store_true", help="compile the networks' blocks")
+    arguments.add_argument(
+        "--channels-last", action="store_true", help="lay pictures out so, whatever the profile says"
+    )
     arguments.add_argument("--rounds", type=int, default=5, help="how often each part is timed (5)")
     return arguments
 
@@ -59,7 +65,7 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
     for module in modules:
         module.to(device)
     for network in (*networks.denoisers, networks.family.autoencoder):
-        if train.channels_last:
+        if train.channels_last or options.channels_last:
             network.to(memory_format=torch.channels_last)
     if options.compile:
         for network in networks.denoisers:
@@ -99,6 +105,8 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
             part.prepare()
             peaks[part.name] = peak_bytes(part.run, modules, optimizers)
         waits = host_waits(updates, device)
+        busy = {part.name: busy_seconds(part) for part in parts} if device.type == "cuda" else None
+    errors = rounding(networks, batch, accelerator)
     names, floor = [part.name for part in updates], [part.name for part in parts[len(updates) :]]
     seconds = {part.name: median(one[part.name] for one in timed) for part in parts}
     iteration = sum(seconds[name] for name in names)
@@ -107,7 +115,9 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
         "torch": torch.__version__,
         "micro_batch_size": size,
         "values": {name: value.item() for name, value in values.items()},
+        "rounding": errors,
         "seconds": seconds,
+        "busy_seconds": busy,
         "host_waits": waits,
         "samples_per_second": size / iteration,
         "iteration_over_floor": median_ratio(timed, names, floor),
@@ -118,6 +128,42 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
             "reserved": torch.cuda.max_memory_reserved(device) / GB if device.type == "cuda" else None,
         },
     }
+
+
+def busy_seconds(part: Part) -> float:
+    """Sum the time of all that a GPU computes in a part; what is left of the part's time it waits for the host."""
+    part.prepare()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        part.run()
+        torch.cuda.synchronize()
+    return sum(event.device_time for event in profile.events() or () if event.device_type == DeviceType.CUDA) / 1e6
+
+
+def rounding(networks: Networks, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
+    """Return how far the guided reference's estimate, and its gradient in x_t, are from fp32's, relative to these.
+
+    It leaves the reference in fp32, with norms that are not those of a network that nothing has trained.
+    """
+    reference, two = networks.family.reference(), next(iter(batch.micro_batches(2)))
+    for norm in (module for module in reference.modules() if isinstance(module, nn.GroupNorm | nn.LayerNorm)):
+        for parameter in norm.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+
+    def estimate() -> tuple[torch.Tensor, torch.Tensor]:
+        x_t = two.noise.clone().requires_grad_()
+        x0 = reference.predict_x0(x_t, two.timestep, two.embedding, guidance_scale=3.0)
+        (gradient,) = torch.autograd.grad((x0 * two.eps).sum(), x_t)
+        return x0.detach().float(), gradient.float()
+
+    with accelerator.autocast():
+        rounded = estimate()
+    reference.float()  # the weights' own rounding stays
+    allowed, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    exact = estimate()
+    torch.backends.cudnn.allow_tf32 = allowed
+    names = ("estimate", "gradient")
+    return {n: ((r - e).norm() / e.norm()).item() for n, r, e in zip(names, rounded, exact, strict=True)}
 
 
 def host_waits(updates: Sequence[Part], device: torch.device) -> list[str] | None:
