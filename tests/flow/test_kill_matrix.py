@@ -25,6 +25,7 @@ from distar.audit.prune import Stale, prune
 from distar.locking import held_if_free, take_lock
 from distar.release.releases import release_ids
 from distar.release.storage import open_store
+from distar.worktree import DVC
 from tests.flow.test_kill import wait_for
 from tests.miniature import git, with_gain
 
@@ -97,8 +98,8 @@ class Scene(NamedTuple):
         return found
 
     def running(self, *words: str) -> int | None:
-        """Find the process of a run whose command is `python -m WORDS`."""
-        command = ["-m", *words]
+        """Find the process of a run whose command is `python WORDS`."""
+        command = [*words]
         return next((pid for pid, line in self.processes().items() if line[1 : len(command) + 1] == command), None)
 
     def iteration(self) -> int:
@@ -146,8 +147,8 @@ def test_a_training_goes_on_whoever_was_killed(undisturbed: tuple[Scene, str]) -
     forget_the_training(scene.project)
     victims: dict[str, Callable[[subprocess.Popen], int | None]] = {
         "flow": lambda run: run.pid,
-        "dvc": lambda _: scene.running("dvc", "repro"),
-        "trainer": lambda _: scene.running("distar", "train"),
+        "dvc": lambda _: scene.running(*DVC[1:], "repro"),
+        "trainer": lambda _: scene.running("-m", "distar", "train"),
     }
     for name, find in victims.items():
         for number in SIGNALS:
@@ -176,7 +177,7 @@ def fill_the_disk(scene: Scene) -> None:
     before = scene.iteration()
     with scene.retraining() as run:
         assert wait_for(lambda: scene.iteration() > before, 120), scene.log()
-        trainer = scene.running("distar", "train")
+        trainer = scene.running("-m", "distar", "train")
         assert trainer is not None
         resource.prlimit(trainer, resource.RLIMIT_FSIZE, (500_000, 500_000))
         assert run.wait(60) == 1
@@ -205,7 +206,7 @@ def test_a_killed_publisher_is_repeated(undisturbed: tuple[Scene, str]) -> None:
     scene, expected = undisturbed
     forget_the_release(scene.project)
     with in_the_middle_of_publishing(scene) as run:
-        assert_publishing_goes_on(scene, run, "distar", "publish")
+        assert_publishing_goes_on(scene, run, "-m", "distar", "publish")
     assert release_ids(scene.store) == [expected]
 
 
@@ -215,7 +216,7 @@ def test_a_killed_dvc_that_publishes_is_repeated(undisturbed: tuple[Scene, str])
     forget_the_release(scene.project)
     (scene.project / "outputs" / "receipt.json").unlink()
     with in_the_middle_of_publishing(scene, "flows.pipeline", "--only", "publish") as run:
-        assert_publishing_goes_on(scene, run, "dvc", "repro")
+        assert_publishing_goes_on(scene, run, *DVC[1:], "repro")
     assert len(release_ids(scene.store)) == 1
     assert git(scene.project, "status", "--porcelain", "--untracked-files=no") == ""
 
@@ -223,11 +224,11 @@ def test_a_killed_dvc_that_publishes_is_repeated(undisturbed: tuple[Scene, str])
 def assert_publishing_goes_on(scene: Scene, run: subprocess.Popen[str], *victim: str) -> None:
     """Kill a command by each signal: what publishes ends with it, begins anew, and comes to its end after the last."""
     for number in SIGNALS:
-        assert wait_for(lambda: scene.running("distar", "publish") is not None, 60), scene.log()
-        publisher, killed = scene.running("distar", "publish"), scene.running(*victim)
+        assert wait_for(lambda: scene.running("-m", "distar", "publish") is not None, 60), scene.log()
+        publisher, killed = scene.running("-m", "distar", "publish"), scene.running(*victim)
         assert killed is not None
         os.kill(killed, number)
-        assert wait_for(lambda: scene.running("distar", "publish") != publisher, 60)  # noqa: B023
+        assert wait_for(lambda: scene.running("-m", "distar", "publish") != publisher, 60)  # noqa: B023
     assert release_ids(scene.store) == []
     (scene.project / "published" / ".lock").unlink()  # which the test holds
     assert run.wait(120) == 0, scene.log()
