@@ -32,6 +32,7 @@ def end_process(status: int) -> NoReturn:
     Python would free object by object what the system frees at once: of torch and its libraries, most of a second.
     """
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # the process was started with it closed
+            stream.flush()
     os._exit(status)

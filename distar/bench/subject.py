@@ -148,7 +148,7 @@ def _random() -> tuple[Family, TextEncoder, Reward]:
         sample_size=32,
         block_out_channels=(112, 224, 448, 448),
         norm_num_groups=16,
-        attention_head_dim=7,
+        attention_head_dim=7,  # that many heads; of 16, 32 and 64 channels, as GPUs' attention takes them
         cross_attention_dim=768,
     )
     of_autoencoder: Any = {

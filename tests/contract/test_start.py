@@ -67,6 +67,13 @@ def test_process_ends_with_the_status_and_does_what_was_registered(project: Path
         assert result.stdout.endswith("registered\n")
 
 
+def test_process_whose_output_is_closed_ends_with_its_status(project: Path) -> None:
+    for stage, status in ("prompts", 0), ("evaluate", 1):
+        command = f"exec {sys.executable} -m distar {stage} >&- 2>&-"
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        assert subprocess.run(command, shell=True, env=environment, check=False).returncode == status  # noqa: S602
+
+
 def test_dvc_of_flows_is_dvc_with_its_status_whatever_revision_it_is_in(project: Path) -> None:
     with_pipeline(project)
     (project / "distar" / "dvc.py").unlink()

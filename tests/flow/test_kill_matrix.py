@@ -99,8 +99,7 @@ class Scene(NamedTuple):
 
     def running(self, *words: str) -> int | None:
         """Find the process of a run whose command is `python WORDS`."""
-        command = [*words]
-        return next((pid for pid, line in self.processes().items() if line[1 : len(command) + 1] == command), None)
+        return next((pid for pid, line in self.processes().items() if line[1 : len(words) + 1] == [*words]), None)
 
     def iteration(self) -> int:
         """Read how far the newest checkpoint is."""
