@@ -1,0 +1,82 @@
+"""How flows' DVC keeps `dvc.lock`: as DVC itself writes it, byte for byte, and never half of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from distar.worktree import DVC
+from tests.miniature import git_init
+
+PLAIN_DVC = [sys.executable, "-m", "dvc"]
+
+# What YAML writers write in ways of their own.
+AWKWARD = {
+    "empty": None,
+    "no_list": [],
+    "no_mapping": {},
+    "lists": [[1, 2], [], ["three"]],
+    "mappings": [{"a": 1, "b": [2]}, {}],
+    "numbers": [1, 1.0, True, 1e-5, 1e20, -0.0, 10**20],
+    "words": ["yes", "null", "~", "1e-3", "0o7", "2020-01-01", "", " ", "trailing "],
+    "signs": ["a: b", "a #b", "- a", "'quoted'", '"quoted"', "{a}", "*a", "é😀", "\t", "\u2028"],
+    "lines": ["two\nlines", "one line\n", "word " * 40, "long" * 40],
+}
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Path:
+    """Two stages, of which the second depends on the first and on every awkward parameter."""
+    stages = {
+        "first": {"cmd": "echo first > first", "params": ["number"], "outs": ["first"]},
+        "second": {"cmd": "cat first > second", "params": [*AWKWARD], "deps": ["first"], "outs": ["second"]},
+    }
+    write(tmp_path / "dvc.yaml", {"stages": stages})
+    write(tmp_path / "params.yaml", {"number": 1, **AWKWARD})
+    return git_init(tmp_path, [*PLAIN_DVC, "init", "--quiet"])
+
+
+def write(path: Path, document: object) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        YAML().dump(document, file)
+
+
+def reproduced_by(dvc: Sequence[str], folder: Path) -> bytes:
+    subprocess.run([*dvc, "repro", "--quiet"], cwd=folder, check=True)
+    return (folder / "dvc.lock").read_bytes()
+
+
+def test_lock_file_is_what_dvc_writes(pipeline: Path) -> None:
+    new = reproduced_by(DVC, pipeline)
+    (pipeline / "dvc.lock").unlink()
+    assert new == reproduced_by(PLAIN_DVC, pipeline)
+
+    write(pipeline / "params.yaml", {"number": 2, **AWKWARD})
+    one_stage_changed = reproduced_by(DVC, pipeline)
+    assert one_stage_changed != new
+    (pipeline / "dvc.lock").write_bytes(new)
+    assert one_stage_changed == reproduced_by(PLAIN_DVC, pipeline)
+
+
+def test_lock_file_is_replaced_and_never_cut(pipeline: Path) -> None:
+    whole = reproduced_by(DVC, pipeline)
+    with (pipeline / "dvc.lock").open("rb") as seen_before:
+        write(pipeline / "params.yaml", {"number": 2, **AWKWARD})
+        assert reproduced_by(DVC, pipeline) != whole
+        assert seen_before.read() == whole
+    assert not [*pipeline.glob(".dvc.lock-*")]
+
+
+def test_dvc_yaml_keeps_its_comments(pipeline: Path) -> None:
+    path = pipeline / "dvc.yaml"
+    path.write_text("# why it is so\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    command = ["stage", "add", "--quiet", "--name", "third", "--deps", "second", "cat second"]
+    subprocess.run([*DVC, *command], cwd=pipeline, check=True)
+    text = path.read_text(encoding="utf-8")
+    assert "# why it is so" in text
+    assert "third" in text
