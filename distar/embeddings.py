@@ -7,29 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from distar.diffusion.families import TextEncoder
+from distar.diffusion.families.family import TextEncoder
+from distar.diffusion.params import EmbeddingParams
 from distar.diffusion.prompt import PromptEmbedding
 from distar.errors import ModelFileError
 from distar.progress import track
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class EmbeddingParams(BaseModel):
-    """How prompts are encoded: in batches of `batch_size`, kept in `dtype`, `shard_size` prompts a file."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    dtype: Literal["float32", "bfloat16"]
-    batch_size: int = Field(gt=0)
-    shard_size: int = Field(gt=0)
 
 
 class Embeddings:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distar import paths
-from distar.diffusion.families import Family, TextEncoder
+from distar.diffusion.families.family import Family, TextEncoder
 from distar.diffusion.generator import OneStepGenerator
 from distar.embeddings import read_null
 from distar.errors import ParameterError

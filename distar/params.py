@@ -10,12 +10,12 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from distar import paths
-from distar.diffusion.families import ReferenceParams
-from distar.embeddings import EmbeddingParams
+from distar.diffusion.families.params import ReferenceParams
+from distar.diffusion.params import EmbeddingParams
 from distar.evaluation.params import EvaluateParams
 from distar.model_files import ModelFiles
 from distar.prompts.params import PromptParams
-from distar.rewards import RewardParams
+from distar.rewards.params import RewardParams
 from distar.shared_params import PROFILES_DIR, RootParams, Strict, load_shared, read_strict
 from distar.training.params import TrainParams
 

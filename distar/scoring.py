@@ -18,7 +18,8 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from distar import paths
-from distar.diffusion.families import Family, ReferenceParams
+from distar.diffusion.families.family import Family
+from distar.diffusion.families.params import ReferenceParams
 from distar.diffusion.prompt import PromptEmbedding
 from distar.errors import PromptError, ReleaseError
 from distar.evaluation.gate import Evaluated

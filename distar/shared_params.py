@@ -1,4 +1,4 @@
-"""`params.yaml`: what every profile shares, read strictly. Nothing here imports torch, so flows read it too."""
+"""`params.yaml`: what every profile shares, read strictly, and how any file of parameters is."""
 
 from __future__ import annotations
 

@@ -14,21 +14,20 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from distar.bench.subject import Subject
-from distar.diffusion.adapters import LoraParams
 from distar.diffusion.assistant import Assistant
-from distar.diffusion.families import Family
+from distar.diffusion.families.family import Family
 from distar.diffusion.families.pixart import PixArtAlpha
 from distar.diffusion.families.published import published_component, published_configuration
 from distar.diffusion.families.sd15 import StableDiffusion15
 from distar.diffusion.families.sdxl import StableDiffusionXL
 from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.networks import (
-    Checkpointing,
     checkpoint_activations,
     checkpoint_decoder,
     narrow_frozen,
     narrow_norms,
 )
+from distar.diffusion.params import Checkpointing, LoraParams
 from distar.diffusion.prompt import PromptEmbedding
 from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, crop_centre, resize_short_side
 from distar.rewards.reward import Reward

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from distar.bench.published import Encoder, RewardSize, save_hpsv2, save_image_reward
 from distar.diffusion.networks import narrow_frozen
-from distar.rewards.hpsv2 import HPSv2
-from distar.rewards.image_reward import ImageReward
+from distar.rewards.params import HPSv2, ImageReward
 
 HPSV2 = RewardSize(Encoder(1280, 32, 16), 14, Encoder(1024, 24, 16))
 IMAGE_REWARD = RewardSize(Encoder(1024, 24, 16), 16, Encoder(768, 12, 12))

@@ -44,7 +44,7 @@ from ruamel.yaml import YAML
 from distar import paths
 from distar.errors import DistarError, ParameterError
 from distar.fetching.downloads import downloads_dir
-from distar.lineage.pipeline import read_stages
+from distar.lineage.pipeline import DVC_YAML, read_stages
 from distar.release.releases import read_alias
 from distar.release.storage import open_store
 from distar.worktree import DVC, current_revision, output_of, worktree
@@ -159,7 +159,9 @@ class Reproduction:
         """
         left = self._order[self._order.index(stage) :]
         if self._printed is None:
-            command = [*DVC, "repro", "--single-item", *left]
+            # of a file DVC takes all stages, in its order, and reads it once; and once for each stage that is named
+            named = [DVC_YAML.name] if left == [*read_stages(self._folder)] else left
+            command = [*DVC, "repro", "--single-item", *named]
             self._printed = lines_of(command, self._folder, _environment(self._folder))
         lines, self._ahead = chain(self._ahead, self._printed), []
         try:

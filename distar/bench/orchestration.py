@@ -1,4 +1,8 @@
-"""What DVC and Prefect add to the stages: the pipeline in several ways, turn by turn, in a clone with little to do."""
+"""What DVC and Prefect add to the stages: the pipeline in several ways, turn by turn, in a clone.
+
+There stages put in place what they made before: their own seconds differ from run to run by more than DVC and Prefect
+take.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +43,7 @@ _DIRECT, _PROCESSES, _DVC, _FLOW, _OWN_SERVER = (
 _PROFILE = "tiny"
 _SECONDS_TO_START = 120.0
 
-# Results stay in the clone, and the stages have little to do: what is measured lies between them.
+# Results stay in the clone, and the stages have little to do.
 _SHORTENED = {
     PARAMS_PATH: {
         "profile": _PROFILE,
@@ -60,6 +65,18 @@ _SHORTENED = {
 }
 
 
+# Stands in for `python -m distar STAGE`.
+_STAND_IN = """
+import shutil, sys
+from pathlib import Path
+
+made = Path({made!r})
+for output in {outputs!r}[sys.argv[1]]:
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    (shutil.copytree if (made / output).is_dir() else shutil.copyfile)(made / output, output)
+"""
+
+
 @dataclass(frozen=True)
 class OrchestrationFigures:
     """What a full run of the pipeline costs beside its stages.
@@ -67,12 +84,15 @@ class OrchestrationFigures:
     Attributes:
         orchestration_overhead_s: by how many seconds the flow is slower than the stages' commands, one after the other;
             the flow's Prefect server is there before it.
-        orchestration_seconds: the median seconds of a run: `direct_one_process`, all stages' functions in one process;
-            `stage_processes`, a process each; `dvc`; `flow`; `flow_own_server`, the flow with a temporary server.
+        orchestration_seconds: the median seconds of a run whose stages put in place what they made before:
+            `stage_processes`, their commands alone; `dvc`; `flow`; `flow_own_server`, the flow with a temporary server.
+        pipeline_seconds: those of a run whose stages make it, without DVC and Prefect: `direct_one_process`, all
+            functions of stages in one process; `stage_processes`, a process each.
     """
 
     orchestration_overhead_s: float
     orchestration_seconds: dict[str, float]
+    pipeline_seconds: dict[str, float]
 
 
 def measure_orchestration(root: Path, rounds: int) -> OrchestrationFigures:
@@ -88,11 +108,18 @@ def measure_orchestration(root: Path, rounds: int) -> OrchestrationFigures:
     """
     with tempfile.TemporaryDirectory(prefix="distar-bench-") as name:
         clone = _Clone(root, Path(name))
-        with clone.prefect_server() as api_url:
-            measured = _measure(clone, _ways([*read_stages(clone.project)], api_url), rounds)
+        with clone.prefect_server() as api_url, track("measure orchestration", rounds) as progress:
+            stages, with_dvc = _ways([*read_stages(clone.project)], api_url)
+            whole = _measure(clone, stages)
+            clone.put_in_place_what_was_made()
+            measured = []
+            for _ in range(rounds):
+                measured.append(_measure(clone, {_PROCESSES: stages[_PROCESSES], **with_dvc}))
+                progress.advance()
     return OrchestrationFigures(
         orchestration_overhead_s=median(one[_FLOW] - one[_PROCESSES] for one in measured),
         orchestration_seconds={way: median(one[way] for one in measured) for way in measured[0]},
+        pipeline_seconds=whole,
     )
 
 
@@ -104,40 +131,34 @@ class _Way:
     environment: Mapping[str, str]
 
 
-def _ways(stages: Sequence[str], api_url: str) -> dict[str, _Way]:
+def _ways(stages: Sequence[str], api_url: str) -> tuple[dict[str, _Way], dict[str, _Way]]:
+    """Return the ways to run the pipeline without DVC, and those with it."""
     program = f"from importlib import import_module\nfor s in {stages}: import_module('distar.stages.' + s).run()"
     flow = [[sys.executable, "-m", "flows.pipeline"]]
     return {
         _DIRECT: _Way([[sys.executable, "-c", program]], {}),
         _PROCESSES: _Way([[sys.executable, "-m", "distar", stage] for stage in stages], {}),
+    }, {
         _DVC: _Way([[sys.executable, "-m", "dvc", "repro"]], {}),
         _FLOW: _Way(flow, {"PREFECT_API_URL": api_url}),
         _OWN_SERVER: _Way(flow, {}),
     }
 
 
-def _measure(clone: _Clone, ways: Mapping[str, _Way], rounds: int) -> list[dict[str, float]]:
-    """Take each way once a round and return its seconds; turn by turn, so that other load meets all alike."""
-    measured: list[dict[str, float]] = []
-    made: dict[str, Any] = {}
-    with track("measure orchestration", rounds * len(ways)) as progress:
-        for _ in range(rounds):
-            seconds = {}
-            for name, way in ways.items():
-                clone.reset()
-                begun = time.perf_counter()
-                clone.run(way)
-                seconds[name] = time.perf_counter() - begun
-                outputs = clone.outputs()
-                if outputs != (made := made or outputs):
-                    others = ", ".join(place for place in outputs if outputs[place] != made[place])
-                    raise BenchmarkError(
-                        f"{others} came out of `{name}` different from the first run's, so its time says nothing; see "
-                        "whether all stages give the same twice: `distar audit reproduce latest`"
-                    )
-                progress.advance(note=name)
-            measured.append(seconds)
-    return measured
+def _measure(clone: _Clone, ways: Mapping[str, _Way]) -> dict[str, float]:
+    """Take each way once and return its seconds; turn by turn, so that other load meets all alike.
+
+    Raises:
+        BenchmarkError: a run failed, or made something else than the first ever.
+    """
+    seconds = {}
+    for name, way in ways.items():
+        clone.reset()
+        begun = time.perf_counter()
+        clone.run(way)
+        seconds[name] = time.perf_counter() - begun
+        clone.check_outputs(name)
+    return seconds
 
 
 class _Clone:
@@ -145,7 +166,9 @@ class _Clone:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.project = folder / "project"
-        self._dvc, self._prefect = folder / "dvc", folder / "prefect"
+        self._dvc, self._prefect, self._made = folder / "dvc", folder / "prefect", folder / "made"
+        self._digests: dict[str, Any] | None = None
+        self._stand_in: str | None = None
         self._prefect.mkdir()
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("DISTAR_", "DVC_", "PREFECT_"))},
@@ -173,6 +196,8 @@ class _Clone:
             document = yaml.load(self.project / path)
             _change(document, changes)
             yaml.dump(document, self.project / path)
+        if self._stand_in is not None:
+            (self.project / "distar" / "__main__.py").write_text(self._stand_in, encoding="utf-8")
 
     def run(self, way: _Way) -> None:
         """Run commands in the project.
@@ -197,10 +222,28 @@ class _Clone:
                     "what mends it, and measure again. It said last:\n" + "\n".join(done.stdout.splitlines()[-20:])
                 )
 
-    def outputs(self) -> dict[str, Any]:
-        """Hash what the pipeline has made, by its places."""
+    def check_outputs(self, way: str) -> None:
+        """Compare what the pipeline has made with what it made first.
+
+        Raises:
+            BenchmarkError: it is different.
+        """
         stages = read_stages(self.project)
-        return digests(self.project / path for stage in stages.values() for path in stage.outputs)
+        found = digests(self.project / path for stage in stages.values() for path in stage.outputs)
+        first = self._digests = self._digests or found
+        if others := ", ".join(place for place in found if found[place] != first[place]):
+            raise BenchmarkError(
+                f"{others} came out of `{way}` different from the first run's, so its time says nothing; see "
+                "whether all stages give the same twice: `distar audit reproduce latest`"
+            )
+
+    def put_in_place_what_was_made(self) -> None:
+        """Keep what the pipeline has made; from the next reset on its stages put it in place, and do nothing else."""
+        outputs = {name: [str(path) for path in stage.outputs] for name, stage in read_stages(self.project).items()}
+        for path in chain.from_iterable(outputs.values()):
+            (self._made / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.project / path).rename(self._made / path)
+        self._stand_in = _STAND_IN.format(made=str(self._made), outputs=outputs)
 
     @contextmanager
     def prefect_server(self) -> Iterator[str]:

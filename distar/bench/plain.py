@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distar.bench.subject import Subject
 from distar.diffusion.assistant import Assistant
-from distar.diffusion.families import TextEncoder
+from distar.diffusion.families.family import TextEncoder
 from distar.diffusion.reference import Reference
 from distar.divergences.comparison import Comparison
 from distar.training.step import Batch, Objective, frozen

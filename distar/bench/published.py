@@ -13,9 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from distar.rewards.head import ScoreHead
-from distar.rewards.hpsv2 import CONFIG
-from distar.rewards.hpsv2 import WEIGHTS as HPSV2_WEIGHTS
-from distar.rewards.image_reward import TEXT_CONFIG, VOCABULARY, VOCABULARY_SIZE, WEIGHTS
+from distar.rewards.image_reward import VOCABULARY_SIZE
+from distar.rewards.params import (
+    BERT_VOCABULARY,
+    HPSV2_CONFIG,
+    HPSV2_WEIGHTS,
+    IMAGE_REWARD_CONFIG,
+    IMAGE_REWARD_WEIGHTS,
+)
 
 _IMAGE_SIZE = 224
 _NUM_POSITIONS = 512  # of ImageReward's prompts, as published
@@ -73,7 +78,7 @@ def save_hpsv2(folder: Path, size: RewardSize = SMALL_HPSV2) -> Path:
     folder.mkdir(parents=True)
     path = folder / HPSV2_WEIGHTS["2.1"]
     _save({"state_dict": {name: tensor.half() for name, tensor in model.state_dict().items()}}, path)
-    (folder / CONFIG).write_text(json.dumps({"model_cfg": architecture}))
+    (folder / HPSV2_CONFIG).write_text(json.dumps({"model_cfg": architecture}))
     return path
 
 
@@ -123,13 +128,13 @@ def save_image_reward(folder: Path, size: RewardSize = SMALL_IMAGE_REWARD) -> No
         "add_cross_attention": True,
     }
     (folder / "model").mkdir(parents=True)
-    _save(weights, folder / "model" / WEIGHTS)
-    (folder / "model" / TEXT_CONFIG).write_text(json.dumps(config))
+    _save(weights, folder / "model" / IMAGE_REWARD_WEIGHTS)
+    (folder / "model" / IMAGE_REWARD_CONFIG).write_text(json.dumps(config))
     (folder / "vocabulary").mkdir()
     characters = string.ascii_lowercase + string.digits + string.punctuation
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{one}" for one in characters)]
     words += [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(words))]
-    (folder / "vocabulary" / VOCABULARY).write_text("\n".join(words) + "\n")
+    (folder / "vocabulary" / BERT_VOCABULARY).write_text("\n".join(words) + "\n")
 
 
 def _save(weights: dict[str, Any], path: Path) -> None:

@@ -29,9 +29,8 @@ from distar.bench.published import (
 from distar.diffusion.networks import narrow_frozen
 from distar.disk import full_disk_told
 from distar.errors import BenchmarkError
-from distar.rewards.hpsv2 import WEIGHTS, HPSv2
-from distar.rewards.image_reward import ImageReward
 from distar.rewards.official import OfficialHPSv2, OfficialImageReward, to_pictures
+from distar.rewards.params import HPSV2_WEIGHTS, HPSv2, ImageReward
 from distar.rewards.reward import Reward
 
 _HPSV2, _IMAGE_REWARD = "hpsv2", "image_reward"
@@ -191,7 +190,7 @@ def _hpsv2_package(folder: Path, device: torch.device) -> Iterator[Callable[[Ima
     """
     official = OfficialHPSv2(folder, "2.1").to(device)
     package: Any = importlib.import_module("hpsv2.img_score")
-    root_path, checkpoint = package.root_path, str(folder / WEIGHTS["2.1"])
+    root_path, checkpoint = package.root_path, str(folder / HPSV2_WEIGHTS["2.1"])
     package.root_path = str(folder)
     package.model_dict.update(model=official.model, preprocess_val=official.preprocess)
     try:

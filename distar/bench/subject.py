@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 
 from distar.diffusion.adapters import sharing_weights
 from distar.diffusion.assistant import Assistant
-from distar.diffusion.families import Family, TextEncoder
+from distar.diffusion.families.family import Family, TextEncoder
 from distar.diffusion.families.sd15 import CLIPTextEncoder, StableDiffusion15
 from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.networks import checkpoint_decoder
@@ -67,7 +67,7 @@ class Subject:
             return self.reward(family.decode(x0), prompts)
 
         params = self.train
-        return Objective(params.divergence, reward, params.reward_scale, params.guidance_scale, params.guidance)
+        return Objective(params.divergence.build(), reward, params.reward_scale, params.guidance_scale, params.guidance)
 
     def batch(self, size: int) -> Batch:
         """Draw what one update draws."""

@@ -6,20 +6,10 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from distar.diffusion.params import LoraParams
 from distar.errors import ParameterError
-
-
-class LoraParams(BaseModel):
-    """W + (alpha / rank) B A for the layers whose names end as `target_modules` says; A, B of rank `rank`."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    rank: int = Field(gt=0)
-    alpha: int = Field(gt=0)
-    target_modules: list[str] = Field(min_length=1)
 
 
 def sharing_weights(network: nn.Module) -> nn.Module:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from distar.diffusion.denoiser import Denoiser
+from distar.diffusion.params import NoiseScale
 from distar.diffusion.prompt import PromptEmbedding
-
-NoiseScale = Literal["sigma", "one"]
-"""What the noise is multiplied with at the network's input: sigma_t (SiD-LSG, PixArt) or 1 (DMD2's SDXL)."""
 
 
 class OneStepGenerator(nn.Module):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import warnings
 from functools import cache, partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
-Checkpointing = Literal["none", "decoder", "all"]
-"""Whose activations are computed again when they are needed: the decoder's, or the denoising networks' too."""
 
 _REPEATED = {"BasicTransformerBlock", "ResnetBlock2D"}
 _DECODING = {"ResnetBlock2D", "Upsample2D"}

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-Space = Literal["score", "x0"]
-"""Where scores are compared. In "score" space y = s_ψ − s̃_ref; in "x0" space y = f_ψ − f̃_ref, which leaves
-out the factor alpha/sigma² between the two."""
+from distar.divergences.params import ScoreDivergenceParams, Space, WeightingParams
 
 
 @dataclass(frozen=True)
@@ -52,26 +48,19 @@ def per_sample_dot(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> 
     return (a * b).flatten(1).sum(1)
 
 
-class WeightingParams(BaseModel):
-    """The weight w(t) = alpha_t^alpha_power · sigma_t^sigma_power of the divergence at time t."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    alpha_power: float
-    sigma_power: float
-
-    def weight(self, alpha: Float[Tensor, "b 1 1 1"], sigma: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, " b"]:
-        """Compute w(t) for each sample."""
-        return (alpha**self.alpha_power * sigma**self.sigma_power).flatten()
+def time_weight(
+    weighting: WeightingParams, alpha: Float[Tensor, "b 1 1 1"], sigma: Float[Tensor, "b 1 1 1"]
+) -> Float[Tensor, " b"]:
+    """Compute w(t) for each sample."""
+    return (alpha**weighting.alpha_power * sigma**weighting.sigma_power).flatten()
 
 
-class ScoreDivergence(BaseModel, abc.ABC):
+class ScoreDivergence(abc.ABC):
     """What all divergences share: where scores are compared, and how times are weighed."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    space: Space
-    weighting: WeightingParams
+    def __init__(self, params: ScoreDivergenceParams) -> None:
+        self.space: Space = params.space
+        self.weighting = params.weighting
 
     @property
     @abc.abstractmethod
@@ -84,7 +73,7 @@ class ScoreDivergence(BaseModel, abc.ABC):
 
     def weight(self, comparison: Comparison) -> Float[Tensor, " b"]:
         """Compute each sample's weight, a constant."""
-        return self.weighting.weight(comparison.alpha, comparison.sigma)
+        return time_weight(self.weighting, comparison.alpha, comparison.sigma)
 
     def guidance_reward(self, comparison: Comparison, direction: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """Compute DI*-OUT's implicit reward w sg[direction]ᵀ x_t, the direction being given as an x0-difference."""

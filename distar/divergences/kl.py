@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor
 
 from distar.divergences.comparison import Comparison, ScoreDivergence, mean_distance_weight, per_sample_dot
+from distar.divergences.params import KL
 
 
-class KL(ScoreDivergence):
-    """∫ w(t) KL(p_θ,t ‖ p_ref,t) dt (Diff-Instruct, arXiv 2305.18455, theorem 3.1).
+class KLDivergence(ScoreDivergence):
+    """∫ w(t) KL(p_θ,t ‖ p_ref,t) dt (Diff-Instruct, arXiv 2305.18455, theorem 3.1)."""
 
-    `normalize` weighs each sample by the inverse of its mean distance from the reference's estimate, as DMD does.
-    """
-
-    kind: Literal["kl"]
-    normalize: bool
+    def __init__(self, params: KL) -> None:
+        super().__init__(params)
+        self.normalize = params.normalize
 
     @property
     def differentiates_scores(self) -> bool:

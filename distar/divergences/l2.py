@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor
 
 from distar.divergences.comparison import Comparison, ScoreDivergence, mean_distance_weight, per_sample_dot
+from distar.divergences.params import L2
 
 
-class L2(ScoreDivergence):
-    """Score-based divergence with d'(y) = 2 y (SiD, arXiv 2404.04057, eq. 23 with alpha = 1).
+class L2Divergence(ScoreDivergence):
+    """Score-based divergence with d'(y) = 2 y (SiD, arXiv 2404.04057, eq. 23 with alpha = 1)."""
 
-    `normalize` weighs each sample by the inverse of its mean distance from the reference's estimate.
-    """
-
-    kind: Literal["l2"]
-    path_term: bool
-    normalize: bool
+    def __init__(self, params: L2) -> None:
+        super().__init__(params)
+        self.path_term = params.path_term
+        self.normalize = params.normalize
 
     @property
     def differentiates_scores(self) -> bool:

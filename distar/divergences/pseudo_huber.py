@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from distar.divergences.comparison import Comparison, ScoreDivergence, per_sample_dot
+from distar.divergences.params import PseudoHuber
 
 
-class PseudoHuber(ScoreDivergence):
-    """Score-based divergence with d'(y) = y / sqrt(‖y‖² + c²), the norm over one whole sample.
+class PseudoHuberDivergence(ScoreDivergence):
+    """Score-based divergence with d'(y) = y / sqrt(‖y‖² + c²), the norm over one whole sample."""
 
-    `c` is given in `space`; the paper does not publish its value. With `path_term`, w(t) d(y) is added,
-    which completes the gradient by the dependence of the sampling path on θ.
-    """
-
-    kind: Literal["pseudo_huber"]
-    c: float = Field(gt=0)
-    path_term: bool
+    def __init__(self, params: PseudoHuber) -> None:
+        super().__init__(params)
+        self.c = params.c
+        self.path_term = params.path_term
 
     @property
     def differentiates_scores(self) -> bool:

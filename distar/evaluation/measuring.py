@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from distar.diffusion.families import Family
+from distar.diffusion.families.family import Family
 from distar.diffusion.prompt import EncodedPrompts
 from distar.evaluation.cost import DrawingCost
 from distar.evaluation.fid import FID, NUM_FEATURES

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from distar.diffusion.families import Family
+from distar.diffusion.families.family import Family
 from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.prompt import EncodedPrompts, PromptEmbedding
 from distar.diffusion.reference import Reference, sample_ddim

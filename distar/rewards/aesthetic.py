@@ -4,48 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from distar.errors import ModelFileError
-from distar.model_files import ModelFiles
-from distar.rewards.clip import IMAGE_FILES, read_normalisation
+from distar.rewards.clip import read_normalisation
 from distar.rewards.head import ScoreHead
 from distar.rewards.preprocess import crop_centre, resize_short_side
 from distar.rewards.reward import Reward, full_precision
 from distar.rewards.weights import load_strictly, read_checkpoint, read_json, read_safetensors
-
-
-class Aesthetic(BaseModel):
-    """A linear head on the picture embedding of a CLIP ViT-L/14.
-
-    Attributes:
-        source: the head, a `.pth` file.
-        clip: the CLIP model, in the hub's layout.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    kind: Literal["aesthetic"]
-    source: str
-    clip: str
-
-    @property
-    def model_files(self) -> dict[str, ModelFiles]:
-        """Which files of which source the reward needs, by subfolder."""
-        return {"head": ModelFiles(self.source, ("*.pth",)), "clip": ModelFiles(self.clip, IMAGE_FILES)}
-
-    def build(self, folder: Path) -> AestheticReward:
-        """Load the reward from its two folders.
-
-        Raises:
-            ModelFileError: `head` does not hold exactly one `.pth` file, or a file is not what it should be.
-        """
-        return AestheticReward(folder)
 
 
 class AestheticReward(Reward):

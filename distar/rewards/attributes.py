@@ -6,39 +6,14 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from distar.errors import PromptError
-from distar.model_files import ModelFiles
 from distar.rewards.reward import Reward
-
-
-class Attributes(BaseModel):
-    """1 if every attribute named in the caption is recognised in the picture, else 0: a judge, not to be trained on."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    kind: Literal["attributes"]
-    source: str
-
-    @property
-    def model_files(self) -> dict[str, ModelFiles]:
-        """Which files of which source the reward needs, by subfolder."""
-        return {"": ModelFiles(self.source, ("config.json", "model.safetensors"))}
-
-    def build(self, folder: Path) -> AttributeJudge:
-        """Load the judge from a folder with `config.json` and `model.safetensors`."""
-        config = json.loads((folder / "config.json").read_text())
-        judge = AttributeJudge(AttributeClassifier(config["channels"], config["attributes"]))
-        load_model(judge.classifier, folder / "model.safetensors")
-        judge.freeze()
-        return judge
 
 
 class AttributeClassifier(nn.Module):
@@ -108,3 +83,12 @@ class AttributeJudge(Reward):
                 )
             found.append(matches[0])
         return torch.tensor(found)
+
+
+def load_judge(folder: Path) -> AttributeJudge:
+    """Load the judge from a folder with `config.json` and `model.safetensors`."""
+    config = json.loads((folder / "config.json").read_text())
+    judge = AttributeJudge(AttributeClassifier(config["channels"], config["attributes"]))
+    load_model(judge.classifier, folder / "model.safetensors")
+    judge.freeze()
+    return judge

@@ -12,11 +12,6 @@ from distar.rewards.cosine import CosineReward
 from distar.rewards.preprocess import Normalise, crop_centre, resize_short_side
 from distar.rewards.weights import load_strictly, read_json, read_safetensors
 
-# The hub's folders hold the same weights in other formats too, and a tokenizer in one file or several.
-IMAGE_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
-TEXT_FILES = ("tokenizer_config.json",)
-TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "vocab.json", "merges.txt")
-
 
 class ClipReward(CosineReward):
     """Cosine of picture and prompt in a transformers `CLIPModel`, times `scale`.

@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from distar.errors import ModelFileError
-from distar.model_files import ModelFiles
 from distar.rewards.cosine import CosineReward
+from distar.rewards.params import HPSV2_CONFIG, HPSV2_WEIGHTS
 from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, letterbox
 from distar.rewards.weights import load_strictly, read_checkpoint, read_json
-
-WEIGHTS = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
-CONFIG = "open_clip_config.json"
-
-
-class HPSv2(BaseModel):
-    """Cosine of picture and prompt.
-
-    Attributes:
-        version: which of the two published models; their scores are not comparable.
-        antialias: whether pictures are resized with antialiasing. The official package leaves it to torchvision, which
-            does from 0.17 on; figures published with an older one were computed without.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    kind: Literal["hpsv2"]
-    source: str
-    version: Literal["2.0", "2.1"]
-    antialias: bool
-
-    @property
-    def model_files(self) -> dict[str, ModelFiles]:
-        """Which files of which source the reward needs, by subfolder."""
-        return {"": ModelFiles(self.source, (WEIGHTS[self.version],), optional=(CONFIG,))}
-
-    def build(self, folder: Path) -> HPSReward:
-        """Load the reward from a folder with its version's weights, and `open_clip_config.json` if not a ViT-H/14.
-
-        Raises:
-            ModelFileError: a file is missing or is not what it should be.
-        """
-        return HPSReward(folder, self.version, self.antialias)
 
 
 class HPSReward(CosineReward):
@@ -91,8 +57,8 @@ def read_architecture(folder: Path) -> dict[str, Any]:
     """Return open_clip's description of the model: that beside the weights, else ViT-H/14's."""
     from open_clip import get_model_config
 
-    if (folder / CONFIG).is_file():
-        return read_json(folder / CONFIG)["model_cfg"]
+    if (folder / HPSV2_CONFIG).is_file():
+        return read_json(folder / HPSV2_CONFIG)["model_cfg"]
     architecture: Any = get_model_config("ViT-H-14")
     return architecture
 
@@ -103,7 +69,7 @@ def read_weights(folder: Path, version: str) -> tuple[Path, dict[str, Tensor]]:
     Raises:
         ModelFileError: the file is missing, or another version's is there, or it is not a checkpoint of HPSv2.
     """
-    path = folder / WEIGHTS[version]
+    path = folder / HPSV2_WEIGHTS[version]
     others = sorted(file.name for file in folder.glob("*.pt"))
     if not path.is_file() and others:
         raise ModelFileError(

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from distar.errors import ModelFileError
-from distar.model_files import ModelFiles
 from distar.rewards.head import ScoreHead
+from distar.rewards.params import BERT_VOCABULARY, IMAGE_REWARD_CONFIG, IMAGE_REWARD_WEIGHTS
 from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, resize_short_side
 from distar.rewards.reward import Reward
 from distar.rewards.weights import load_strictly, read_checkpoint, read_json
 
-WEIGHTS, TEXT_CONFIG, VOCABULARY = "ImageReward.pt", "med_config.json", "vocab.txt"
 NUM_TOKENS = 35
 VOCABULARY_SIZE = 30522
 RAW_MEAN, RAW_STD = 0.16717362830052426, 1.0333394966054072
@@ -36,37 +34,6 @@ _IMAGE_NAMES = {
 }
 
 
-class ImageReward(BaseModel):
-    """Raw score less its mean over its standard deviation, as on the authors' data: about -2 to 2.
-
-    Attributes:
-        source: folder with `ImageReward.pt` and `med_config.json`.
-        vocabulary: folder with BERT's `vocab.txt` (uncased).
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    kind: Literal["image_reward"]
-    source: str
-    vocabulary: str
-
-    @property
-    def model_files(self) -> dict[str, ModelFiles]:
-        """Which files of which source the reward needs, by subfolder."""
-        return {
-            "model": ModelFiles(self.source, (WEIGHTS, TEXT_CONFIG)),
-            "vocabulary": ModelFiles(self.vocabulary, (VOCABULARY,)),
-        }
-
-    def build(self, folder: Path) -> BlipReward:
-        """Load the reward from its two folders.
-
-        Raises:
-            ModelFileError: a file is missing or is not what it should be.
-        """
-        return BlipReward(folder)
-
-
 class BlipReward(Reward):
     """ImageReward as transformers computes it: the prompt's encoder looks at the picture, the head at its first token.
 
@@ -79,11 +46,11 @@ class BlipReward(Reward):
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
         super().__init__()
-        path = folder / "model" / WEIGHTS
+        path = folder / "model" / IMAGE_REWARD_WEIGHTS
         weights = read_checkpoint(path)
         vision: Any = vision_sizes(weights, path)
-        text = read_text_config(folder / "model" / TEXT_CONFIG)
-        self.tokenizer = load_tokenizer(folder / "vocabulary" / VOCABULARY, text["vocab_size"])
+        text = read_text_config(folder / "model" / IMAGE_REWARD_CONFIG)
+        self.tokenizer = load_tokenizer(folder / "vocabulary" / BERT_VOCABULARY, text["vocab_size"])
         self.image_encoder: Any = BlipVisionModel(BlipVisionConfig(**vision, layer_norm_eps=1e-6))
         self.text_encoder: Any = BlipTextModel(
             BlipTextConfig(**text, encoder_hidden_size=vision["hidden_size"], is_decoder=True), add_pooling_layer=False
@@ -147,7 +114,7 @@ def load_tokenizer(path: Path, model_size: int) -> Any:
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     if len(tokenizer) != model_size:
         raise ModelFileError(
-            f"{path} makes {len(tokenizer)} tokens with BLIP's two, but {TEXT_CONFIG} says {model_size}; "
+            f"{path} makes {len(tokenizer)} tokens with BLIP's two, but {IMAGE_REWARD_CONFIG} says {model_size}; "
             "check `source` of the image_reward reward"
         )
     return tokenizer

@@ -23,17 +23,20 @@ from PIL import Image
 from torch import Tensor
 
 from distar.errors import ParameterError
-from distar.rewards import RewardParams
-from distar.rewards.hpsv2 import HPSv2, read_architecture, read_weights
+from distar.rewards.hpsv2 import read_architecture, read_weights
 from distar.rewards.image_reward import (
     NUM_TOKENS,
-    TEXT_CONFIG,
-    VOCABULARY,
-    WEIGHTS,
-    ImageReward,
     load_tokenizer,
     read_text_config,
     vision_sizes,
+)
+from distar.rewards.params import (
+    BERT_VOCABULARY,
+    IMAGE_REWARD_CONFIG,
+    IMAGE_REWARD_WEIGHTS,
+    HPSv2,
+    ImageReward,
+    RewardParams,
 )
 from distar.rewards.reward import Reward
 from distar.rewards.weights import load_strictly, read_checkpoint
@@ -102,11 +105,11 @@ class OfficialImageReward(Reward):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        path = folder / "model" / WEIGHTS
+        path = folder / "model" / IMAGE_REWARD_WEIGHTS
         weights = read_checkpoint(path)
-        config = folder / "model" / TEXT_CONFIG
+        config = folder / "model" / IMAGE_REWARD_CONFIG
         text = read_text_config(config)
-        tokenizer = load_tokenizer(folder / "vocabulary" / VOCABULARY, text["vocab_size"])
+        tokenizer = load_tokenizer(folder / "vocabulary" / BERT_VOCABULARY, text["vocab_size"])
         vision = vision_sizes(weights, path)
         package = _import_image_reward()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from distar import paths
 from distar.atomic import written_whole
-from distar.diffusion.families import TextEncoder
+from distar.diffusion.families.family import TextEncoder
 from distar.embeddings import write_embeddings, write_null
 from distar.lineage.device import describe_device
 from distar.lineage.record import recorded

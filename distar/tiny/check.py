@@ -11,10 +11,8 @@ from torch import Tensor
 
 from distar.evaluation.sampling import Requests, draw_images, many_steps
 from distar.params import Profile
-from distar.rewards.attributes import Attributes
 from distar.rewards.clip import ClipReward
-from distar.rewards.clip_score import CLIPScore
-from distar.rewards.pickscore import PickScore
+from distar.rewards.params import Attributes, CLIPScore, PickScore
 from distar.seeding import derive_seed
 from distar.shared_params import PROFILES_DIR, read_strict
 from distar.tiny.annotator import utility

@@ -6,9 +6,8 @@ import hashlib
 
 from accelerate import Accelerator
 
-from distar.diffusion.families.sd15 import SD15
-from distar.rewards.clip_score import CLIPScore
-from distar.rewards.pickscore import PickScore
+from distar.diffusion.families.params import SD15
+from distar.rewards.params import CLIPScore, PickScore
 from distar.tiny.recipe import Kitchen
 from distar.training.checkpoint import WorkDirectory
 from distar.training.draws import PromptData

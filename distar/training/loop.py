@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from distar.diffusion.assistant import Assistant
-from distar.diffusion.families import Family
+from distar.diffusion.families.family import Family
 from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.networks import (
     checkpoint_activations,
@@ -118,7 +118,7 @@ class Training:
         self.assistant = self._trainable(assistant, assistant.network, params.assistant)
         self.ema = ExponentialMovingAverage(generator, params.generator.ema_decay)
         self.objective = Objective(
-            divergence=params.divergence,
+            divergence=params.divergence.build(),
             reward=self._reward_function(),
             reward_scale=params.reward_scale,
             guidance_scale=params.guidance_scale,

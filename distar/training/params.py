@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distar.diffusion.adapters import LoraParams
-from distar.diffusion.generator import NoiseScale
-from distar.diffusion.networks import Checkpointing
-from distar.divergences import Divergence
+from distar.diffusion.params import Checkpointing, LoraParams, NoiseScale
+from distar.divergences.params import DivergenceParams
 
 Guidance = Literal["in", "out"]
 """Where guidance enters: inside the reference's score ("in"), or as a reward of its own ("out")."""
@@ -110,7 +108,7 @@ class TrainParams(_Strict):
     held_out_rewards: list[str]
     guidance_scale: float
     guidance: Guidance
-    divergence: Divergence
+    divergence: DivergenceParams
     timesteps: TimestepRange
     generator: GeneratorParams
     assistant: AssistantParams

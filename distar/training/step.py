@@ -20,8 +20,7 @@ from distar.diffusion.assistant import Assistant
 from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
-from distar.divergences import Divergence
-from distar.divergences.comparison import Comparison
+from distar.divergences.comparison import Comparison, ScoreDivergence
 from distar.training.distribution import without_exchange
 from distar.training.params import Guidance
 
@@ -65,7 +64,7 @@ class Batch:
 class Objective:
     """L(θ) = E{ −α_rew r(x0, c) + divergence + guidance reward } (arXiv 2410.20898, eq. 3.5 and 3.9)."""
 
-    divergence: Divergence
+    divergence: ScoreDivergence
     reward: RewardFunction | None
     reward_scale: float
     guidance_scale: float

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from distar.diffusion.denoiser import Denoiser
 from distar.diffusion.prompt import PromptEmbedding
-from distar.divergences import KL, L2, Divergence, PseudoHuber
-from distar.divergences.comparison import Comparison, Space, WeightingParams
+from distar.divergences.comparison import Comparison, ScoreDivergence
+from distar.divergences.params import KL, L2, PseudoHuber, Space, WeightingParams
 from distar.training.step import Batch, Objective, generator_loss
 from tests.analytic.gaussian import SCHEDULE, assistant_of, reference_of
 
@@ -58,13 +58,13 @@ def reward(x0: Tensor, prompts: Sequence[str]) -> Tensor:
     return -(x0 - 1).square().flatten(1).sum(1)
 
 
-def divergences(space: Space) -> list[Divergence]:
+def divergences(space: Space) -> list[ScoreDivergence]:
     return [
-        KL(kind="kl", space=space, weighting=FLAT, normalize=False),
-        KL(kind="kl", space=space, weighting=FLAT, normalize=True),
-        L2(kind="l2", space=space, weighting=FLAT, path_term=True, normalize=False),
-        PseudoHuber(kind="pseudo_huber", space=space, c=0.03, weighting=FLAT, path_term=False),
-        PseudoHuber(kind="pseudo_huber", space=space, c=0.03, weighting=FLAT, path_term=True),
+        KL(kind="kl", space=space, weighting=FLAT, normalize=False).build(),
+        KL(kind="kl", space=space, weighting=FLAT, normalize=True).build(),
+        L2(kind="l2", space=space, weighting=FLAT, path_term=True, normalize=False).build(),
+        PseudoHuber(kind="pseudo_huber", space=space, c=0.03, weighting=FLAT, path_term=False).build(),
+        PseudoHuber(kind="pseudo_huber", space=space, c=0.03, weighting=FLAT, path_term=True).build(),
     ]
 
 
@@ -103,7 +103,7 @@ def test_splitting_equals_autograd(which, scale, guidance, space, x0, assistant,
 
 def test_l2_is_sid_with_alpha_1(x0, assistant, reference, batch) -> None:
     """(2α²/σ⁴)(f_ref − f_ψ)ᵀ(f_ψ − x0), SiD's loss with alpha = 1 (arXiv 2404.04057, eq. 23)."""
-    divergence = L2(kind="l2", space="score", weighting=FLAT, path_term=False, normalize=False)
+    divergence = L2(kind="l2", space="score", weighting=FLAT, path_term=False, normalize=False).build()
     alpha, sigma = SCHEDULE.alpha_sigma(batch.timestep)
     x_t = alpha * x0 + sigma * batch.eps
     f_assistant = assistant.predict_x0(x_t, batch.timestep, batch.embedding)
@@ -125,7 +125,7 @@ def test_no_reward_is_the_method_without_reward(which, x0, assistant, reference,
 @pytest.mark.parametrize("space", ["score", "x0"])
 def test_kl_inside_equals_kl_outside(space, x0, assistant, reference, batch) -> None:
     """With alpha_cfg = κ − 1 guidance in the score and guidance as a reward are one and the same for KL."""
-    kl = KL(kind="kl", space=space, weighting=FLAT, normalize=False)
+    kl = KL(kind="kl", space=space, weighting=FLAT, normalize=False).build()
     inside, _ = generator_loss(x0, assistant, reference, batch, Objective(kl, None, 0.0, 3.0, "in"))
     outside, _ = generator_loss(x0, assistant, reference, batch, Objective(kl, None, 0.0, 3.0, "out"))
     torch.testing.assert_close(inside, outside, rtol=1e-10, atol=1e-10)
@@ -133,7 +133,7 @@ def test_kl_inside_equals_kl_outside(space, x0, assistant, reference, batch) -> 
 
 def test_pseudo_huber_differs_inside_and_outside(x0, assistant, reference, batch) -> None:
     """What holds for KL does not hold for DI*: IN and OUT are two methods."""
-    huber = PseudoHuber(kind="pseudo_huber", space="x0", c=0.03, weighting=FLAT, path_term=False)
+    huber = PseudoHuber(kind="pseudo_huber", space="x0", c=0.03, weighting=FLAT, path_term=False).build()
     inside, _ = generator_loss(x0, assistant, reference, batch, Objective(huber, None, 0.0, 3.0, "in"))
     outside, _ = generator_loss(x0, assistant, reference, batch, Objective(huber, None, 0.0, 3.0, "out"))
     assert (inside - outside).norm() > 0.1 * inside.norm()

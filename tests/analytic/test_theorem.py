@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from distar.divergences import L2, Divergence, PseudoHuber
-from distar.divergences.comparison import WeightingParams
+from distar.divergences.comparison import ScoreDivergence, time_weight
+from distar.divergences.l2 import L2Divergence
+from distar.divergences.params import L2, PseudoHuber, WeightingParams
+from distar.divergences.pseudo_huber import PseudoHuberDivergence
 from distar.training.step import Batch, Objective, generator_loss
 from tests.analytic.gaussian import NULL_PROMPT as PROMPT
 from tests.analytic.gaussian import (
@@ -25,10 +27,10 @@ TIMESTEPS = (120, 480, 860)
 C = 1.0  # wide enough for the quadrature to be exact to 1e-6
 
 
-def divergence_of(kind: str, path_term: bool) -> Divergence:
+def divergence_of(kind: str, path_term: bool) -> ScoreDivergence:
     if kind == "l2":
-        return L2(kind="l2", space="score", weighting=WEIGHTING, path_term=path_term, normalize=False)
-    return PseudoHuber(kind="pseudo_huber", space="score", c=C, weighting=WEIGHTING, path_term=path_term)
+        return L2(kind="l2", space="score", weighting=WEIGHTING, path_term=path_term, normalize=False).build()
+    return PseudoHuber(kind="pseudo_huber", space="score", c=C, weighting=WEIGHTING, path_term=path_term).build()
 
 
 def distance(y: Tensor, kind: str) -> Tensor:
@@ -58,7 +60,7 @@ def true_gradient(kind: str, path_term: bool, timestep: int) -> Tensor:
     if not path_term:
         x_t = x_t.detach()
     y = gaussian_score(x_t, t, mean, scale) - gaussian_score(x_t, t, REFERENCE_MEAN, REFERENCE_SCALE)
-    total = (weights * WEIGHTING.weight(alpha, sigma) * distance(y, kind).flatten()).sum()
+    total = (weights * time_weight(WEIGHTING, alpha, sigma) * distance(y, kind).flatten()).sum()
     return torch.stack(torch.autograd.grad(total, (mean, scale)))
 
 
@@ -74,7 +76,7 @@ def test_loss_has_the_divergences_gradient(kind: str, path_term: bool, timestep:
 @pytest.mark.parametrize("kind", ["l2", "pseudo_huber"])
 def test_detached_scores_fail_the_theorem(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake to be found: scores held constant give another gradient, so the test above can fail."""
-    monkeypatch.setattr(L2, "differentiates_scores", property(lambda self: False))
-    monkeypatch.setattr(PseudoHuber, "differentiates_scores", property(lambda self: False))
+    monkeypatch.setattr(L2Divergence, "differentiates_scores", property(lambda self: False))
+    monkeypatch.setattr(PseudoHuberDivergence, "differentiates_scores", property(lambda self: False))
     wrong, right = tractable_gradient(kind, False, 480), true_gradient(kind, False, 480)
     assert (wrong - right).norm() > 0.1 * right.norm()

@@ -22,7 +22,8 @@ from distar.bench.scoring import SUBJECTS, measure_scoring
 from distar.bench.subject import Subject, make_subject
 from distar.errors import BenchmarkError
 from distar.rewards import image_reward
-from distar.rewards.hpsv2 import WEIGHTS, HPSReward
+from distar.rewards.hpsv2 import HPSReward
+from distar.rewards.params import HPSV2_WEIGHTS
 from distar.training.step import generator_loss, generator_step
 from tests.miniature import REPOSITORY
 
@@ -128,7 +129,7 @@ def test_scoring_pays_what_its_users_pay(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(HPSReward, "embed_prompt", recording_embed)
     measure_scoring(TWO_PICTURES, 1, CPU)
     turns = 2  # of which one counts
-    assert read.count(WEIGHTS["2.1"]) == 3 + turns * 2  # to build both ports and the package, and for each picture
+    assert read.count(HPSV2_WEIGHTS["2.1"]) == 3 + turns * 2  # to build ports and package, and for each picture
     assert {encoded.count(prompt) for prompt in encoded} == {2}  # by either port
     assert len(set(encoded)) == turns * 2
 
@@ -145,7 +146,7 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(report, "_ROUNDS", {"tiny": 1})
     monkeypatch.setattr(report, "_SCALING", {"tiny": (2, 1)})
     monkeypatch.setitem(scoring.SUBJECTS, "tiny", TWO_PICTURES)
-    runs = OrchestrationFigures(2.0, {"stage_processes": 1.0, "flow": 3.0})  # tests/flow/test_bench.py measures some
+    runs = OrchestrationFigures(2.0, {"flow": 3.0}, {"stage_processes": 9.0})  # tests/flow/test_bench.py measures some
     monkeypatch.setattr(report, "measure_orchestration", lambda root, rounds: runs)
     assert main(["bench", "--network", "tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

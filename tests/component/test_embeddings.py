@@ -13,7 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from distar import paths
 from distar.__main__ import main
-from distar.diffusion.families.sd15 import SD15, CLIPTextEncoder
+from distar.diffusion.families.params import SD15
+from distar.diffusion.families.sd15 import CLIPTextEncoder
 from distar.embeddings import EmbeddingParams, Embeddings, read_null, write_embeddings
 from distar.errors import ModelFileError
 from tests.clip_vocabulary import NUM_TOKENS, load_clip_tokenizer

@@ -31,7 +31,7 @@ def extended(project: Path) -> Path:
     for path, code in re.findall(r"`(distar/[\w/]+\.py)`:\n\n```python\n(.*?)```", TUTORIAL, re.DOTALL):
         assert not (project / path).exists()
         (project / path).write_text(code)
-    sections = re.split(r"in `(distar/[\w/]+/__init__\.py)`[^\n]*:\n", TUTORIAL)
+    sections = re.split(r"`(distar/[\w/]+/params\.py)`:\n", TUTORIAL)
     for path, text in zip(sections[1::2], sections[2::2], strict=True):
         for change in re.findall(r"```diff\n(.*?)```", text, re.DOTALL):
             apply(project / path, change)
@@ -55,7 +55,7 @@ def run_stages(project: Path) -> None:
         assert result.returncode == 0, result.stderr
 
 
-def test_a_reward_is_one_file_and_its_place_in_the_union(extended: Path) -> None:
+def test_a_reward_is_one_file_and_its_parameters(extended: Path) -> None:
     edit(PROFILE, "rewards", "contrast", value={"kind": "contrast"})
     edit(PROFILE, "train", "rewards", value={"preference": 1.0, "contrast": 0.05})
     edit(PROFILE, "evaluate", "rewards", value=["preference", "contrast"])
@@ -64,7 +64,7 @@ def test_a_reward_is_one_file_and_its_place_in_the_union(extended: Path) -> None
     assert metrics["generator"]["rewards"]["contrast"]["mean"] > 0
 
 
-def test_a_family_is_one_file_and_its_place_in_the_union(extended: Path) -> None:
+def test_a_family_like_another_is_its_parameters(extended: Path) -> None:
     torch.manual_seed(0)
     folder = extended / "models" / "sigma"
     save_pixart(folder, PixArtSigmaPipeline)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from distar import paths
 from distar.__main__ import STAGES, main
-from distar.diffusion.families.family import component_class
+from distar.diffusion.families.pipeline import component_class
 from distar.embeddings import Embeddings
 from distar.errors import ModelFileError
 from distar.loading import load_family, load_generator, load_initial_generator

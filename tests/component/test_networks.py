@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from distar.bench.measure import peak_bytes
 from distar.diffusion import networks
-from distar.diffusion.adapters import LoraParams, merge_adapters
+from distar.diffusion.adapters import merge_adapters
 from distar.diffusion.denoiser import Denoiser
-from distar.diffusion.families import Family, ReferenceParams
+from distar.diffusion.families.family import Family
+from distar.diffusion.families.params import ReferenceParams
 from distar.diffusion.networks import (
     checkpoint_activations,
     checkpoint_decoder,
@@ -28,6 +29,7 @@ from distar.diffusion.networks import (
     narrow_frozen,
     narrow_norms,
 )
+from distar.diffusion.params import LoraParams
 from distar.diffusion.prompt import PromptEmbedding
 from distar.errors import ParameterError
 from distar.params import RuntimeParams

@@ -15,14 +15,10 @@ from safetensors.torch import load_file, save_file
 from distar.bench.published import save_hpsv2
 from distar.errors import ModelFileError
 from distar.params import Profile, load_params
-from distar.rewards.aesthetic import Aesthetic
-from distar.rewards.attributes import Attributes
-from distar.rewards.clip_score import CLIPScore
 from distar.rewards.head import ScoreHead
-from distar.rewards.hpsv2 import HPSv2, read_architecture
-from distar.rewards.image_reward import ImageReward
+from distar.rewards.hpsv2 import read_architecture
 from distar.rewards.official import build_official
-from distar.rewards.pickscore import PickScore
+from distar.rewards.params import Aesthetic, Attributes, CLIPScore, HPSv2, ImageReward, PickScore
 from distar.shared_params import read_strict
 from tests.miniature import REPOSITORY, edit, state_licences
 from tests.published import save_aesthetic, save_clip, save_image_reward

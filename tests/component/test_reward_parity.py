@@ -19,12 +19,10 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from distar.bench.published import save_hpsv2
 from distar.diffusion.networks import narrow_frozen
 from distar.errors import ParameterError
-from distar.rewards.aesthetic import Aesthetic
-from distar.rewards.clip_score import CLIPScore
-from distar.rewards.hpsv2 import HPSReward, HPSv2
-from distar.rewards.image_reward import BlipReward, ImageReward
+from distar.rewards.hpsv2 import HPSReward
+from distar.rewards.image_reward import BlipReward
 from distar.rewards.official import OfficialHPSv2, OfficialImageReward, build_official
-from distar.rewards.pickscore import PickScore
+from distar.rewards.params import Aesthetic, CLIPScore, HPSv2, ImageReward, PickScore
 from distar.rewards.preprocess import resize_short_side
 from distar.rewards.reward import Reward
 from tests.miniature import REPOSITORY

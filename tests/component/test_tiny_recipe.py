@@ -16,8 +16,7 @@ from distar.fetching import fetch, read_pins
 from distar.locking import take_lock
 from distar.model_files import ModelFiles
 from distar.params import lock_path
-from distar.rewards.attributes import Attributes
-from distar.rewards.pickscore import PickScore
+from distar.rewards.params import Attributes, PickScore
 from distar.tiny.build import MODELS_DIR, STEPS, WORK_DIR, build
 from distar.tiny.fitting import FitParams, fit
 from tests.miniature import REPOSITORY

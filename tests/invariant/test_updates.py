@@ -10,18 +10,18 @@ from accelerate import Accelerator
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from distar.diffusion.families import Family
-from distar.diffusion.families.sd15 import SD15
-from distar.divergences import KL, L2, Divergence, PseudoHuber
-from distar.divergences.comparison import WeightingParams
+from distar.diffusion.families.family import Family
+from distar.diffusion.families.params import SD15
+from distar.divergences.comparison import ScoreDivergence
+from distar.divergences.params import KL, L2, PseudoHuber, WeightingParams
 from distar.training.monitors import Interval
 from distar.training.step import Batch, Objective, Trainable, assistant_step, generator_step
 
 FLAT = WeightingParams(alpha_power=0.0, sigma_power=0.0)
-DIVERGENCES: dict[str, Divergence] = {
-    "kl": KL(kind="kl", space="x0", weighting=FLAT, normalize=True),
-    "l2": L2(kind="l2", space="x0", weighting=FLAT, path_term=False, normalize=True),
-    "pseudo_huber": PseudoHuber(kind="pseudo_huber", space="x0", c=0.03, weighting=FLAT, path_term=False),
+DIVERGENCES: dict[str, ScoreDivergence] = {
+    "kl": KL(kind="kl", space="x0", weighting=FLAT, normalize=True).build(),
+    "l2": L2(kind="l2", space="x0", weighting=FLAT, path_term=False, normalize=True).build(),
+    "pseudo_huber": PseudoHuber(kind="pseudo_huber", space="x0", c=0.03, weighting=FLAT, path_term=False).build(),
 }
 B = 4
 REFERENCE = SD15(family="sd15", source="file://reference", variant=None)

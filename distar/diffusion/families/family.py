@@ -1,133 +1,27 @@
-"""What all families of reference models share: loading, decoding, the three players, and the release's layout."""
+"""What all families of reference models share: decoding, and the three players."""
 
 from __future__ import annotations
 
 import copy
-import json
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from distar.diffusion.adapters import LoraParams, add_adapters, sharing_weights
+from distar.diffusion.adapters import add_adapters, sharing_weights
 from distar.diffusion.assistant import Assistant
 from distar.diffusion.denoiser import Denoiser, NetworkCall
-from distar.diffusion.generator import NoiseScale, OneStepGenerator
+from distar.diffusion.generator import OneStepGenerator
 from distar.diffusion.parametrization import Prediction
+from distar.diffusion.params import LoraParams, NoiseScale
 from distar.diffusion.prompt import PromptEmbedding
 from distar.diffusion.reference import Reference
 from distar.diffusion.schedule import Schedule
 from distar.errors import ModelFileError
-from distar.imports import lasting_imports
-from distar.model_files import LICENCE_TEXTS, ModelFiles
-
-
-class ReferenceModel(BaseModel, ABC):
-    """A reference model in the hub's layout of a diffusers pipeline.
-
-    `variant` chooses between a component's files where the repository holds several, such as `fp16`.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    network_name: ClassVar[str] = "unet"
-    """The pipeline's name of its denoising network."""
-    tokenizer_names: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    text_weights: ClassVar[str] = "model"
-    """How a text encoder's files of weights begin; a pattern where they come in parts, with an index."""
-    call_options: ClassVar[Mapping[str, Any]] = {}
-    """Arguments of the plain pipeline's call without which it would draw something else."""
-
-    source: str
-    variant: Literal["fp16"] | None
-
-    @property
-    def model_files(self) -> dict[str, ModelFiles]:
-        """Return the files that are needed: configurations, tokenizers, one file of weights a component; licences."""
-        suffix = f".{self.variant}" if self.variant else ""
-        networks, encoders = (self.network_name, "vae"), self.text_encoder_names
-        needed = ["model_index.json", "scheduler/scheduler_config.json"]
-        needed += [f"{name}/config.json" for name in (*networks, *encoders)]
-        needed += [f"{name}/diffusion_pytorch_model{suffix}.safetensors" for name in networks]
-        needed += [f"{name}/{self.text_weights}{suffix}.safetensors" for name in encoders]
-        needed += [f"{name}/*" for name in self.tokenizer_names]
-        optional = [f"{name}/model.safetensors.index.json" for name in encoders]
-        return {"": ModelFiles(self.source, tuple(needed), optional=(*optional, *LICENCE_TEXTS))}
-
-    def networks(self, folder: Path) -> tuple[Any, Any, Any]:
-        """Load the denoising network and the autoencoder, in fp32, and the scheduler."""
-        with lasting_imports():
-            from diffusers.utils import logging  # to encode prompts takes transformers alone
-
-        logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
-        network, autoencoder = (self._load_model(folder, name) for name in (self.network_name, "vae"))
-        return network, autoencoder, component_class(folder, "scheduler").from_pretrained(folder / "scheduler")
-
-    def text_models(self, folder: Path) -> tuple[list[Any], list[Any]]:
-        """Load the text encoders, in fp32, and their tokenizers."""
-        encoders = [self._load_model(folder, name) for name in self.text_encoder_names]
-        tokenizers = [
-            component_class(folder, name).from_pretrained(folder / name, local_files_only=True)
-            for name in self.tokenizer_names
-        ]
-        return encoders, tokenizers
-
-    def _load_model(self, folder: Path, name: str) -> Any:
-        return component_class(folder, name).from_pretrained(
-            folder / name, dtype=torch.float32, variant=self.variant, local_files_only=True
-        )
-
-    @abstractmethod
-    def build(self, folder: Path, null_prompt: PromptEmbedding) -> Family:
-        """Load everything but the text encoders from a folder, in fp32.
-
-        Args:
-            folder: the pipeline.
-            null_prompt: the embedding of "no prompt", a batch of one.
-        """
-
-    @abstractmethod
-    def build_text_encoder(self, folder: Path) -> TextEncoder:
-        """Load the text encoders and their tokenizers from a folder, in fp32."""
-
-    def write_pipeline(self, reference_dir: Path, weights_dir: Path, folder: Path) -> None:
-        """Write the reference's pipeline with a generator's network and `LCMScheduler`, for plain diffusers.
-
-        All but the network is copied from the reference's own files, so that their hashes tell where they come from.
-
-        Args:
-            reference_dir: the reference's pipeline.
-            weights_dir: the generator's network, as `Family.save_generator` writes it.
-            folder: where to write; must not exist.
-        """
-        from diffusers import LCMScheduler
-
-        index = read_index(reference_dir)
-        kept = ("vae", *self.tokenizer_names, *self.text_encoder_names)
-        for name in kept:
-            _copy_component(reference_dir / name, folder / name, self.variant)
-        shutil.copytree(weights_dir, folder / self.network_name, copy_function=shutil.copyfile)
-        scheduler = json.loads((reference_dir / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        written: Any = LCMScheduler.from_config(scheduler, clip_sample=False)
-        written.save_pretrained(folder / "scheduler")
-        parts = {name: entry for name, entry in index.items() if isinstance(entry, list)}
-        settings = {name: entry for name, entry in index.items() if not isinstance(entry, list)}
-        components = {
-            name: entry if name in (*kept, self.network_name) else [None, None] for name, entry in parts.items()
-        }
-        components["scheduler"] = ["diffusers", "LCMScheduler"]
-        if "requires_safety_checker" in settings:
-            settings["requires_safety_checker"] = False
-        text = json.dumps(settings | components, indent=2, sort_keys=True) + "\n"
-        (folder / "model_index.json").write_text(text, encoding="utf-8")
 
 
 class TextEncoder(nn.Module, ABC):
@@ -278,39 +172,6 @@ class Family(nn.Module, ABC):
         return network, self.call, schedule, self.prediction, null_prompt
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read a pipeline's `model_index.json`: its own class, and the library and class of each component.
-
-    Raises:
-        ModelFileError: it is missing or not JSON.
-    """
-    path = folder / "model_index.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} does not exist; run `dvc repro reference`, which fetches it") from None
-    except json.JSONDecodeError as error:
-        raise ModelFileError(f"{path} is not JSON ({error}); run `dvc repro -f reference`") from error
-
-
-def component_class(folder: Path, name: str) -> Any:
-    """Return the class of a pipeline's component.
-
-    Raises:
-        ModelFileError: the pipeline has no such component, or not one of diffusers or transformers.
-    """
-    entry = read_index(folder).get(name)
-    match entry:
-        case ["diffusers" | "transformers" as library, str(class_name)]:
-            with lasting_imports():
-                return getattr(import_module(library), class_name)  # the library imports it just then
-        case _:
-            raise ModelFileError(
-                f"{folder}/model_index.json: {name} is {entry}, expected a class of diffusers or transformers; is "
-                "`reference.family` the one of this pipeline?"
-            )
-
-
 def load_weights(network: nn.Module, folder: Path) -> None:
     """Load a network's state dict from the one `.safetensors` or pickled `.bin` file of a folder, strictly.
 
@@ -333,20 +194,3 @@ def load_weights(network: nn.Module, folder: Path) -> None:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ModelFileError(f"{files[0]} does not hold the reference's network: {error}") from error
-
-
-def _copy_component(source: Path, target: Path, variant: str | None) -> None:
-    """Copy a component; a variant's weights get the plain name, under which diffusers looks for them unasked.
-
-    transformers loads a text encoder in the type that its configuration names: it must be that of the other networks.
-    """
-    target.mkdir(parents=True)
-    for path in sorted(source.iterdir()):
-        name = path.name.replace(f".{variant}.", ".") if variant else path.name
-        shutil.copyfile(path, target / name)
-    config_path = target / "config.json"
-    if config_path.exists():
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        for key in config.keys() & {"dtype", "torch_dtype"}:
-            config[key] = "float32"
-        config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

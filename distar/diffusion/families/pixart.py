@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from distar.diffusion.denoiser import NetworkCall
-from distar.diffusion.families.family import Family, ReferenceModel, TextEncoder
+from distar.diffusion.families.family import Family, TextEncoder
 from distar.diffusion.prompt import PromptEmbedding
-
-
-class PixArt(ReferenceModel):
-    """A reference of the PixArt-α family, in the layout of `PixArtAlphaPipeline`."""
-
-    network_name: ClassVar[str] = "transformer"
-    text_weights: ClassVar[str] = "model*"
-    max_tokens: ClassVar[int] = 120
-    """What PixArt-α was trained with; T5 itself has no limit."""
-    call_options: ClassVar[Mapping[str, Any]] = {
-        "clean_caption": False,  # needs packages of its own, and would rewrite the prompt where they are installed
-        "use_resolution_binning": False,
-    }
-
-    family: Literal["pixart"]
-
-    def build(self, folder: Path, null_prompt: PromptEmbedding) -> PixArtAlpha:
-        """Load transformer, autoencoder and schedule."""
-        return PixArtAlpha(*self.networks(folder), null_prompt)
-
-    def build_text_encoder(self, folder: Path) -> T5TextEncoder:
-        """Load the T5 encoder and its tokenizer."""
-        (encoder,), (tokenizer,) = self.text_models(folder)
-        return T5TextEncoder(encoder, tokenizer, self.max_tokens)
 
 
 class T5TextEncoder(TextEncoder):

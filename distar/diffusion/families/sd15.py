@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from distar.diffusion.denoiser import NetworkCall
-from distar.diffusion.families.family import Family, ReferenceModel, TextEncoder
+from distar.diffusion.families.family import Family, TextEncoder
 from distar.diffusion.prompt import PromptEmbedding
-
-
-class SD15(ReferenceModel):
-    """A reference of the Stable Diffusion 1.5 family, in the layout of `StableDiffusionPipeline`."""
-
-    family: Literal["sd15"]
-
-    def build(self, folder: Path, null_prompt: PromptEmbedding) -> StableDiffusion15:
-        """Load UNet, autoencoder and schedule."""
-        return StableDiffusion15(*self.networks(folder), null_prompt)
-
-    def build_text_encoder(self, folder: Path) -> CLIPTextEncoder:
-        """Load the CLIP text encoder and its tokenizer."""
-        (encoder,), (tokenizer,) = self.text_models(folder)
-        return CLIPTextEncoder(encoder, tokenizer)
 
 
 class CLIPTextEncoder(TextEncoder):

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from distar.diffusion.denoiser import NetworkCall
-from distar.diffusion.families.family import Family, ReferenceModel, TextEncoder
+from distar.diffusion.families.family import Family, TextEncoder
 from distar.diffusion.prompt import PromptEmbedding
-
-
-class SDXL(ReferenceModel):
-    """A reference of the SDXL family, in the layout of `StableDiffusionXLPipeline`."""
-
-    tokenizer_names: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
-    text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
-
-    family: Literal["sdxl"]
-
-    def build(self, folder: Path, null_prompt: PromptEmbedding) -> StableDiffusionXL:
-        """Load UNet, autoencoder and schedule."""
-        return StableDiffusionXL(*self.networks(folder), null_prompt)
-
-    def build_text_encoder(self, folder: Path) -> TwoCLIPTextEncoders:
-        """Load both CLIP text encoders and their tokenizers."""
-        encoders, tokenizers = self.text_models(folder)
-        return TwoCLIPTextEncoders(*encoders, *tokenizers)
 
 
 class TwoCLIPTextEncoders(TextEncoder):
