@@ -8,9 +8,10 @@ process hardly looks for garbage, and ends without taking itself apart.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,8 +27,24 @@ def run() -> NoReturn:
     from dvc import dvcfile
     from dvc.cli import main
 
+    from dvc.utils.serialize import _yaml
+
     dvcfile.modify_yaml = partial(_modify_yaml, texts={})
+    _yaml.parse_yaml = _remembering(_yaml.parse_yaml)
     end_process(main())
+
+
+def _remembering(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """Return DVC's parser of YAML, which parses no text twice: a file of parameters is read a dozen times a stage."""
+
+    @cache
+    def pickled(text: str, path: str, typ: str) -> bytes:
+        return pickle.dumps(parse(text, path, typ))
+
+    def parse_once(text: str, path: str, typ: str = "safe") -> Any:
+        return pickle.loads(pickled(text, path, typ)) if typ == "safe" else parse(text, path, typ)  # noqa: S301  ours
+
+    return parse_once
 
 
 @contextmanager
