@@ -1,7 +1,7 @@
 """DVC's command line, as flows and audits run it: `python -m distar.dvc repro`.
 
-It is DVC but for how it keeps lock files, which a repro reads and writes once a stage: it replaces them whole, so that
-one that is killed leaves none half-written, and does in a tenth of the time what comes out byte for byte the same. The
+It is DVC but for how it handles YAML, which is most of what it computes in a repro. It replaces lock files whole, so
+that one that is killed leaves none half-written; what comes out is the same byte for byte. It parses no text twice. The
 process hardly looks for garbage, and ends without taking itself apart.
 """
 
@@ -26,7 +26,6 @@ def run() -> NoReturn:
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
     from dvc import dvcfile
     from dvc.cli import main
-
     from dvc.utils.serialize import _yaml
 
     dvcfile.modify_yaml = partial(_modify_yaml, texts={})
@@ -35,7 +34,7 @@ def run() -> NoReturn:
 
 
 def _remembering(parse: Callable[..., Any]) -> Callable[..., Any]:
-    """Return DVC's parser of YAML, which parses no text twice: a file of parameters is read a dozen times a stage."""
+    """Return DVC's parser of YAML, remembering texts: it reads a file of parameters a dozen times a stage."""
 
     @cache
     def pickled(text: str, path: str, typ: str) -> bytes:
