@@ -32,7 +32,9 @@ HPSV2_CONFIG = "open_clip_config.json"
 IMAGE_REWARD_WEIGHTS, IMAGE_REWARD_CONFIG, BERT_VOCABULARY = "ImageReward.pt", "med_config.json", "vocab.txt"
 
 
-class _RewardModel(BaseModel, ABC):
+class RewardModel(BaseModel, ABC):
+    """A reward, by its settings and the sources of its files."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     @property
@@ -49,7 +51,7 @@ class _RewardModel(BaseModel, ABC):
         """
 
 
-class Aesthetic(_RewardModel):
+class Aesthetic(RewardModel):
     """A linear head on the picture embedding of a CLIP ViT-L/14: how people rate a picture, whatever its prompt.
 
     Attributes:
@@ -73,7 +75,7 @@ class Aesthetic(_RewardModel):
         return AestheticReward(folder)
 
 
-class Attributes(_RewardModel):
+class Attributes(RewardModel):
     """1 if every attribute named in the caption is recognised in the picture, else 0: a judge, not to be trained on."""
 
     kind: Literal["attributes"]
@@ -91,7 +93,7 @@ class Attributes(_RewardModel):
         return load_judge(folder)
 
 
-class CLIPScore(_RewardModel):
+class CLIPScore(RewardModel):
     """100 × cosine of picture and caption in a CLIP model (Hessel et al. 2021, arXiv 2104.08718)."""
 
     kind: Literal["clip_score"]
@@ -109,7 +111,7 @@ class CLIPScore(_RewardModel):
         return ClipReward(folder, scale=100.0)
 
 
-class HPSv2(_RewardModel):
+class HPSv2(RewardModel):
     """HPSv2 and v2.1: cosine of picture and prompt in a CLIP ViT-H/14 fine-tuned on people's choices.
 
     Wu et al. 2023, arXiv 2306.09341.
@@ -137,7 +139,7 @@ class HPSv2(_RewardModel):
         return HPSReward(folder, self.version, self.antialias)
 
 
-class ImageReward(_RewardModel):
+class ImageReward(RewardModel):
     """BLIP with a linear head, trained on people's rankings (Xu et al. 2023, arXiv 2304.05977): about -2 to 2.
 
     The raw score less its mean over its standard deviation, as on the authors' data.
@@ -166,7 +168,7 @@ class ImageReward(_RewardModel):
         return BlipReward(folder)
 
 
-class PickScore(_RewardModel):
+class PickScore(RewardModel):
     """Cosine of picture and prompt × the model's learnt temperature, as in the authors' code.
 
     A CLIP model fine-tuned on people's pairwise choices (Kirstain et al. 2023, arXiv 2305.01569).

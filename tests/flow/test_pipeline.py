@@ -169,6 +169,7 @@ def three_stages(tmp_path: Path) -> Path:
         "  second: {cmd: echo two; test -e well, deps: [ready]}\n"
         "  third: {cmd: echo three}\n"
     )
+    (tmp_path / "params.yaml").write_text("profile: none\n")
     return git_init(tmp_path, [*DVC, "init", "-q"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,8 @@ def test_one_by_eight_is_two_by_four_is_two_processes_by_four(prepared: Path, tm
     edit(PROFILE, "train", "micro_batch_size", value=4)
     assert_same(trained(tmp_path / "halves", TRAIN), whole)
     assert_same(trained(tmp_path / "ddp", TRAIN, DISTAR_LAUNCH=str(LAUNCHES / "tiny.yaml")), whole)
+    told = words_of(tmp_path / "ddp").read_text()
+    assert len(re.findall(r"^train: (\d+)/\1, ", told, re.MULTILINE)) == 1, told  # not once for each process
     assert {json.loads(path.read_text())["processes"] for path in Path("runs/train").glob("*.json")} == {1, 2}
     assert read_rows() == pytest.approx(rows, rel=1e-3, abs=1e-4)
     in_shards = (LAUNCHES / "sdxl.yaml").read_text().replace("num_processes: 8", "num_processes: 2")
