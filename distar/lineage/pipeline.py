@@ -56,7 +56,7 @@ def read_stages(folder: Path = Path()) -> dict[str, Stage]:
         name: Stage(
             inputs=tuple(path(entry) for entry in stage.get("deps", ())),
             outputs=tuple(path(entry) for entry in (*stage.get("outs", ()), *stage.get("metrics", ()))),
-            parameters=parameters(stage.get("params", ())),
+            parameters=parameters(stage.get("params", [])),
         )
         for name, stage in _read(folder / DVC_YAML)["stages"].items()
     }
