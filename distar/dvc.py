@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 import pickle
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -28,7 +29,7 @@ def run() -> NoReturn:
     from dvc.cli import main
     from dvc.utils.serialize import _yaml
 
-    dvcfile.modify_yaml = partial(_modify_yaml, texts={})
+    dvcfile.modify_yaml = partial(_modify_yaml, plain=dvcfile.modify_yaml)
     _yaml.parse_yaml = _remembering(_yaml.parse_yaml)
     end_process(main())
 
@@ -47,7 +48,7 @@ def _remembering(parse: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _modify_yaml(path: str, fs: Any = None, *, texts: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _modify_yaml(path: str, fs: Any = None, *, plain: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """Yield what a YAML file holds, and write to it what the body made of that: DVC's function, but for lock files.
 
     Those hold no comments to be kept, for which DVC reads them at five times the cost.
@@ -55,26 +56,38 @@ def _modify_yaml(path: str, fs: Any = None, *, texts: dict[str, str]) -> Iterato
     Args:
         path: the file.
         fs: where a file that is not a lock file lies, as DVC has it.
-        texts: by each stage as it was written, the text that it became; for most are as they were.
+        plain: DVC's function.
 
     Raises:
         StorageError: there is no space left; the file is as it was.
     """
-    from dvc.utils.serialize import load_yaml, modify_yaml
+    from dvc.utils.serialize import load_yaml
 
     target = Path(path)
     if target.suffix != ".lock":
-        with modify_yaml(path, fs=fs) as document:
+        with plain(path, fs=fs) as document:
             yield document
         return
     document = load_yaml(path) if target.exists() else {}
+    stages = document.get("stages") or {}
+    texts = _texts_of(target.read_text(encoding="utf-8"), stages) if stages else {}
+    before = {name: (stage, texts[name]) for name, stage in stages.items() if name in texts}
     yield document
     with written_whole(target) as place:
-        place.write_text(_text_of(document, texts), encoding="utf-8")
+        place.write_text(_text_of(document, before), encoding="utf-8")
 
 
-def _text_of(document: dict[str, Any], texts: dict[str, str]) -> str:
-    """Return a lock file's text, stage by stage."""
+def _texts_of(text: str, stages: Iterable[str]) -> dict[str, str]:
+    """Return the lines of each stage of a lock file; of none where the file is not laid out as DVC does it."""
+    _, _, last = text.partition("\nstages:\n")  # DVC writes stages last
+    texts = re.split(r"^(?=  \S)", last, flags=re.MULTILINE)[1:]
+    names = [*stages]
+    as_dvc_does = len(texts) == len(names) and re.search(r"^\S|[&*]id\d", last, re.MULTILINE) is None
+    return dict(zip(names, texts, strict=True)) if as_dvc_does else {}
+
+
+def _text_of(document: dict[str, Any], before: dict[str, tuple[Any, str]]) -> str:
+    """Return a lock file's text; a stage that is still the one of `before` has the text that it had."""
     from dvc.utils.serialize import dumps_yaml
 
     text = ""
@@ -84,10 +97,8 @@ def _text_of(document: dict[str, Any], texts: dict[str, str]) -> str:
             continue
         text += f"{key}:\n"
         for name, stage in value.items():
-            told = repr((name, stage))
-            if told not in texts:
-                texts[told] = dumps_yaml({key: {name: stage}}).removeprefix(f"{key}:\n")
-            text += texts[told]
+            was, lines = before.get(name, (None, ""))
+            text += lines if stage is was else dumps_yaml({key: {name: stage}}).removeprefix(f"{key}:\n")
     return text
 
 

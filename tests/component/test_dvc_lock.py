@@ -15,6 +15,8 @@ from tests.miniature import git_init
 
 PLAIN_DVC = [sys.executable, "-m", "dvc"]
 
+SHARED = ["once"]
+
 # What YAML writers write in ways of their own.
 AWKWARD = {
     "empty": None,
@@ -25,6 +27,7 @@ AWKWARD = {
     "numbers": [1, 1.0, True, 1e-5, 1e20, -0.0, 10**20],
     "words": ["yes", "null", "~", "1e-3", "0o7", "2020-01-01", "", " ", "trailing "],
     "signs": ["a: b", "a #b", "- a", "'quoted'", '"quoted"', "{a}", "*a", "é😀", "\t", "\u2028"],
+    "shared": {"here": SHARED, "there": SHARED},  # an anchor and its alias
     "lines": ["two\nlines", "one line\n", "word " * 40, "long" * 40],
 }
 
@@ -61,6 +64,22 @@ def test_lock_file_is_what_dvc_writes(pipeline: Path) -> None:
     assert one_stage_changed != new
     (pipeline / "dvc.lock").write_bytes(new)
     assert one_stage_changed == reproduced_by(PLAIN_DVC, pipeline)
+
+
+def test_lock_file_that_somebody_laid_out_is_what_dvc_makes_of_it(pipeline: Path) -> None:
+    reproduced_by(DVC, pipeline)
+    lock = YAML(typ="safe").load(pipeline / "dvc.lock")
+    with (pipeline / "dvc.lock").open("w", encoding="utf-8") as file:
+        file.write("# merged by hand\n")
+        other = YAML()
+        other.indent(mapping=4, sequence=6, offset=3)
+        other.dump(dict(reversed(lock.items())), file)
+    by_hand = (pipeline / "dvc.lock").read_bytes()
+    write(pipeline / "params.yaml", {"number": 2, **AWKWARD})
+    new = reproduced_by(DVC, pipeline)
+    (pipeline / "dvc.lock").write_bytes(by_hand)
+    plain = reproduced_by(PLAIN_DVC, pipeline)
+    assert new == b"".join(line for line in plain.splitlines(keepends=True) if not line.startswith(b"#"))
 
 
 def test_lock_file_is_replaced_and_never_cut(pipeline: Path) -> None:
