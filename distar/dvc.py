@@ -61,17 +61,17 @@ def _modify_yaml(path: str, fs: Any = None, *, plain: Callable[..., Any]) -> Ite
     Raises:
         StorageError: there is no space left; the file is as it was.
     """
-    from dvc.utils.serialize import load_yaml
+    from dvc.utils.serialize import parse_yaml
 
     target = Path(path)
     if target.suffix != ".lock":
         with plain(path, fs=fs) as document:
             yield document
         return
-    document = load_yaml(path) if target.exists() else {}
+    text = target.read_text(encoding="utf-8") if target.exists() else ""
+    document = parse_yaml(text, path)
     stages = document.get("stages") or {}
-    texts = _texts_of(target.read_text(encoding="utf-8"), stages) if stages else {}
-    before = {name: (stage, texts[name]) for name, stage in stages.items() if name in texts}
+    before = {name: (stages[name], lines) for name, lines in _texts_of(text, stages).items()}
     yield document
     with written_whole(target) as place:
         place.write_text(_text_of(document, before), encoding="utf-8")

@@ -230,8 +230,8 @@ class _Clone:
         """
         stages = read_stages(self.project)
         found = digests(self.project / path for stage in stages.values() for path in stage.outputs)
-        first = self._digests = self._digests or found
-        if others := ", ".join(place for place in found if found[place] != first[place]):
+        self._digests = self._digests or found
+        if others := ", ".join(place for place in found if found[place] != self._digests[place]):
             raise BenchmarkError(
                 f"{others} came out of `{way}` different from the first run's, so its time says nothing; see "
                 "whether all stages give the same twice: `distar audit reproduce latest`"
