@@ -15,8 +15,6 @@ from tests.miniature import git_init
 
 PLAIN_DVC = [sys.executable, "-m", "dvc"]
 
-SHARED = ["once"]
-
 # What YAML writers write in ways of their own.
 AWKWARD = {
     "empty": None,
@@ -27,20 +25,28 @@ AWKWARD = {
     "numbers": [1, 1.0, True, 1e-5, 1e20, -0.0, 10**20],
     "words": ["yes", "null", "~", "1e-3", "0o7", "2020-01-01", "", " ", "trailing "],
     "signs": ["a: b", "a #b", "- a", "'quoted'", '"quoted"', "{a}", "*a", "é😀", "\t", "\u2028"],
-    "shared": {"here": SHARED, "there": SHARED},  # an anchor and its alias
     "lines": ["two\nlines", "one line\n", "word " * 40, "long" * 40],
 }
 
+ONE = ["once"]
+SHARED = {"shared": {"here": ONE, "there": ONE}}  # an anchor and its alias
+
+
+@pytest.fixture(params=[AWKWARD, SHARED], ids=["awkward", "shared"])
+def values(request: pytest.FixtureRequest) -> dict[str, object]:
+    """Parameters that YAML writers write in ways of their own."""
+    return request.param
+
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Path:
-    """Two stages, of which the second depends on the first and on every awkward parameter."""
+def pipeline(values: dict[str, object], tmp_path: Path) -> Path:
+    """Two stages, of which the second depends on the first and on every such parameter."""
     stages = {
         "first": {"cmd": "echo first > first", "params": ["number"], "outs": ["first"]},
-        "second": {"cmd": "cat first > second", "params": [*AWKWARD], "deps": ["first"], "outs": ["second"]},
+        "second": {"cmd": "cat first > second", "params": [*values], "deps": ["first"], "outs": ["second"]},
     }
     write(tmp_path / "dvc.yaml", {"stages": stages})
-    write(tmp_path / "params.yaml", {"number": 1, **AWKWARD})
+    write(tmp_path / "params.yaml", {"number": 1, **values})
     return git_init(tmp_path, [*PLAIN_DVC, "init", "--quiet"])
 
 
@@ -54,38 +60,41 @@ def reproduced_by(dvc: Sequence[str], folder: Path) -> bytes:
     return (folder / "dvc.lock").read_bytes()
 
 
-def test_lock_file_is_what_dvc_writes(pipeline: Path) -> None:
+def test_lock_file_is_what_dvc_writes(pipeline: Path, values: dict[str, object]) -> None:
     new = reproduced_by(DVC, pipeline)
     (pipeline / "dvc.lock").unlink()
     assert new == reproduced_by(PLAIN_DVC, pipeline)
 
-    write(pipeline / "params.yaml", {"number": 2, **AWKWARD})
+    write(pipeline / "params.yaml", {"number": 2, **values})
     one_stage_changed = reproduced_by(DVC, pipeline)
     assert one_stage_changed != new
     (pipeline / "dvc.lock").write_bytes(new)
     assert one_stage_changed == reproduced_by(PLAIN_DVC, pipeline)
 
 
-def test_lock_file_that_somebody_laid_out_is_what_dvc_makes_of_it(pipeline: Path) -> None:
+@pytest.mark.parametrize("indent", [2, 4])
+def test_lock_file_that_somebody_laid_out_is_what_dvc_makes_of_it(
+    pipeline: Path, values: dict[str, object], indent: int
+) -> None:
     reproduced_by(DVC, pipeline)
     lock = YAML(typ="safe").load(pipeline / "dvc.lock")
     with (pipeline / "dvc.lock").open("w", encoding="utf-8") as file:
         file.write("# merged by hand\n")
         other = YAML()
-        other.indent(mapping=4, sequence=6, offset=3)
+        other.indent(mapping=indent, sequence=indent + 2, offset=indent)
         other.dump(dict(reversed(lock.items())), file)
     by_hand = (pipeline / "dvc.lock").read_bytes()
-    write(pipeline / "params.yaml", {"number": 2, **AWKWARD})
+    write(pipeline / "params.yaml", {"number": 2, **values})
     new = reproduced_by(DVC, pipeline)
     (pipeline / "dvc.lock").write_bytes(by_hand)
     plain = reproduced_by(PLAIN_DVC, pipeline)
     assert new == b"".join(line for line in plain.splitlines(keepends=True) if not line.startswith(b"#"))
 
 
-def test_lock_file_is_replaced_and_never_cut(pipeline: Path) -> None:
+def test_lock_file_is_replaced_and_never_cut(pipeline: Path, values: dict[str, object]) -> None:
     whole = reproduced_by(DVC, pipeline)
     with (pipeline / "dvc.lock").open("rb") as seen_before:
-        write(pipeline / "params.yaml", {"number": 2, **AWKWARD})
+        write(pipeline / "params.yaml", {"number": 2, **values})
         assert reproduced_by(DVC, pipeline) != whole
         assert seen_before.read() == whole
     assert not [*pipeline.glob(".dvc.lock-*")]
