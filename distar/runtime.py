@@ -15,7 +15,8 @@ from distar.params import RuntimeParams
 def prepare_torch(params: RuntimeParams, precision: str = "no") -> Accelerator:
     """Apply the runtime parameters to this process and return the accelerator that places things."""
     logging.disable_progress_bar()  # of loading and saving weights: a stage has its own
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
+    if params.deterministic:  # products of matrices too: to ask CUDA for one then takes two or three times as long
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # autocast's cache keeps the bf16 weights of before an update until the whole iteration ends
     autocast = AutocastKwargs(cache_enabled=False)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -10,19 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-_REPEATED = {"BasicTransformerBlock", "ResnetBlock2D"}
+_TRANSFORMER = {"BasicTransformerBlock"}
+_REPEATED = _TRANSFORMER | {"ResnetBlock2D"}
 _DECODING = {"ResnetBlock2D", "Upsample2D"}
-_MOST_SHAPES = 256  # of one kind of block: of channels and pictures, with and without gradients; an iteration has 54
+_MOST_SHAPES = 256  # of blocks: of channels and pictures, with and without gradients and adapters
 _CAST_BY_AUTOCAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
 
 
 def repeated_blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the blocks that a denoising network is made of, many times over: what is compiled, or sharded, as one."""
+    """Return the blocks that a denoising network is made of, many times over: what is sharded as one."""
     return [module for module in network.modules() if type(module).__name__ in _REPEATED]
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """Compile a network's repeated blocks, which takes less time than to compile it whole; a block alike is not twice.
+    """Compile a network's transformer blocks; those alike are compiled once.
+
+    A UNet's other blocks are of so many shapes that they take minutes to compile.
 
     Where nothing can be compiled (there is no C++ compiler, or the GPU is too old) it stays as it is, with a warning.
     """
@@ -35,8 +38,9 @@ def compile_blocks(network: nn.Module) -> None:
     torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # tells the compiler too
     # beyond its limit the compiler leaves blocks as they are, and one UNet has more shapes than it allows
     torch._dynamo.config.recompile_limit = _MOST_SHAPES
-    for block in repeated_blocks(network):
-        block.compile()
+    for block in network.modules():
+        if type(block).__name__ in _TRANSFORMER:
+            block.compile()
 
 
 @cache

@@ -91,8 +91,8 @@ class TrainParams(_Strict):
     generator's graph of a micro-batch is held; the guided reference takes each twice, with its prompt and without.
     `gradient_checkpointing` computes activations again when they are needed, rather than keep them: those of the
     decoder, or of all networks; `channels_last` lays pictures out in memory as GPUs' convolutions read them, though
-    not PyTorch's group norms, which turn them back; `compile` compiles the networks' repeated blocks, and leaves them
-    as they are where that fails.
+    not PyTorch's group norms, which turn them back; `compile` compiles the networks' transformer blocks, and leaves
+    them as they are where that fails.
     """
 
     num_steps: int = Field(ge=0)
