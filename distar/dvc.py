@@ -2,53 +2,76 @@
 
 It is DVC but for how it handles YAML, which is most of what it computes in a repro. It replaces lock files whole, so
 that one that is killed leaves none half-written; what comes out is the same byte for byte. It parses no text twice. The
-process hardly looks for garbage, and ends without taking itself apart.
+process hardly looks for garbage, and ends without taking itself apart. With DISTAR_DVC_WAITS set it starts, and begins
+once a line comes in: environment variables, as a JSON object.
 """
 
 from __future__ import annotations
 
 import gc
+import json
+import os
 import pickle
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from distar.atomic import written_whole
 from distar.processes import end_process
 
+WAITS = "DISTAR_DVC_WAITS"
+
 _NEW_OBJECTS = 100_000  # before Python looks for garbage; 700 without being told
 
 
 def run() -> NoReturn:
     """Be the process: run DVC's command and end with its status."""
+    waits = os.environ.pop(WAITS, "")
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
+    import dvc.cli.parser
+    import dvc.repo  # noqa: F401  as the line above: what `main` imports first, while it waits
     from dvc import dvcfile
     from dvc.cli import main
     from dvc.utils.serialize import _yaml
 
-    dvcfile.modify_yaml = partial(_modify_yaml, plain=dvcfile.modify_yaml)
-    _yaml.parse_yaml = _remembering(_yaml.parse_yaml)
+    known = _KnownTexts(_yaml.parse_yaml)
+    _yaml.parse_yaml = known.parse
+    dvcfile.modify_yaml = partial(_modify_yaml, plain=dvcfile.modify_yaml, known=known)
+    if waits:
+        if not (line := sys.stdin.readline()):  # closed: who was to tell has ended
+            end_process(1)
+        os.environ |= json.loads(line)
     end_process(main())
 
 
-def _remembering(parse: Callable[..., Any]) -> Callable[..., Any]:
-    """Return DVC's parser of YAML, remembering texts: it reads a file of parameters a dozen times a stage."""
+class _KnownTexts:
+    """DVC's parser of YAML, which parses no text twice: DVC reads a file of parameters a dozen times a stage."""
 
-    @cache
-    def pickled(text: str, path: str, typ: str) -> bytes:
-        return pickle.dumps(parse(text, path, typ))
+    def __init__(self, parse: Callable[..., Any]) -> None:
+        self._parse = parse
+        self._pickled: dict[str, bytes] = {}
 
-    def parse_once(text: str, path: str, typ: str = "safe") -> Any:
-        return pickle.loads(pickled(text, path, typ)) if typ == "safe" else parse(text, path, typ)  # noqa: S301  ours
+    def add(self, text: str, document: Any) -> None:
+        """Remember what a text holds."""
+        self._pickled[text] = pickle.dumps(document)
 
-    return parse_once
+    def parse(self, text: str, path: str, typ: str = "safe") -> Any:
+        """Return what a text holds, each time anew: DVC changes what it gets."""
+        if typ != "safe":
+            return self._parse(text, path, typ)
+        if text not in self._pickled:
+            self.add(text, self._parse(text, path))
+        return pickle.loads(self._pickled[text])  # noqa: S301  our own
 
 
 @contextmanager
-def _modify_yaml(path: str, fs: Any = None, *, plain: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+def _modify_yaml(
+    path: str, fs: Any = None, *, plain: Callable[..., Any], known: _KnownTexts
+) -> Iterator[dict[str, Any]]:
     """Yield what a YAML file holds, and write to it what the body made of that: DVC's function, but for lock files.
 
     Those hold no comments to be kept, for which DVC reads them at five times the cost.
@@ -57,24 +80,25 @@ def _modify_yaml(path: str, fs: Any = None, *, plain: Callable[..., Any]) -> Ite
         path: the file.
         fs: where a file that is not a lock file lies, as DVC has it.
         plain: DVC's function.
+        known: what texts hold.
 
     Raises:
         StorageError: there is no space left; the file is as it was.
     """
-    from dvc.utils.serialize import parse_yaml
-
     target = Path(path)
     if target.suffix != ".lock":
         with plain(path, fs=fs) as document:
             yield document
         return
     text = target.read_text(encoding="utf-8") if target.exists() else ""
-    document = parse_yaml(text, path)
+    document = known.parse(text, path)
     stages = document.get("stages") or {}
     before = {name: (stages[name], lines) for name, lines in _texts_of(text, stages).items()}
     yield document
+    text = _text_of(document, before)
     with written_whole(target) as place:
-        place.write_text(_text_of(document, before), encoding="utf-8")
+        place.write_text(text, encoding="utf-8")
+    known.add(text, document)  # it is read again at the next stage
 
 
 def _texts_of(text: str, stages: Iterable[str]) -> dict[str, str]:

@@ -19,8 +19,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from contextvars import ContextVar
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -42,6 +43,7 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from distar import paths
+from distar.dvc import WAITS
 from distar.errors import DistarError, ParameterError
 from distar.fetching.downloads import downloads_dir
 from distar.lineage.pipeline import DVC_YAML, read_stages
@@ -49,7 +51,7 @@ from distar.release.releases import read_alias
 from distar.release.storage import open_store
 from distar.worktree import DVC, current_revision, output_of, worktree
 from flows.changes import PARAMS, add_set_option, changed_parameters
-from flows.commands import CommandError, lines_of, stream
+from flows.commands import Command, CommandError, stream
 from flows.gpu import the_gpu
 
 CHAMPION = "champion"
@@ -66,12 +68,14 @@ def dependencies(folder: Path = _WORKSPACE) -> dict[str, set[str]]:
         ParameterError: the folder holds no project.
     """
     found = read_stages(folder)
+    makers = {output: name for name, stage in found.items() for output in stage.outputs}
+    makers_within: dict[Path, set[str]] = {}
+    for output, name in makers.items():
+        for place in (output, *output.parents):
+            makers_within.setdefault(place, set()).add(name)
     return {
-        name: {
-            maker
-            for maker, made in found.items()
-            if any(_overlap(read, output) for read in stage.inputs for output in made.outputs)
-        }
+        name: {maker for read in stage.inputs for maker in makers_within.get(read, ())}
+        | {makers[place] for read in stage.inputs for place in read.parents if place in makers}
         for name, stage in found.items()
     }
 
@@ -142,13 +146,14 @@ def run(command: Sequence[str], folder: Path) -> list[str]:
 class Reproduction:
     """DVC running stages one after the other, in one process: it starts more slowly than it looks at a stage.
 
-    To be closed, which ends DVC and what it runs.
+    The process is there from now on, and waits for the first stage to be asked for. To be closed, which ends DVC and
+    what it runs.
     """
 
     def __init__(self, folder: Path, order: Sequence[str]) -> None:
         self._folder = folder
         self._order = order
-        self._printed: Generator[str, None, None] | None = None
+        self._dvc: Command | None = self._start(order)
         self._ahead: list[str] = []
 
     def lines_of(self, stage: str) -> Iterator[str]:
@@ -158,12 +163,10 @@ class Reproduction:
             CommandError: the stage failed.
         """
         left = self._order[self._order.index(stage) :]
-        if self._printed is None:
-            # of a file DVC takes all stages, in its order, and reads it once; and once for each stage that is named
-            named = [DVC_YAML.name] if left == [*read_stages(self._folder)] else left
-            command = [*DVC, "repro", "--single-item", *named]
-            self._printed = lines_of(command, self._folder, _environment(self._folder))
-        lines, self._ahead = chain(self._ahead, self._printed), []
+        if self._dvc is None:
+            self._dvc = self._start(left)
+        self._dvc.begin()
+        lines, self._ahead = chain(self._ahead, self._dvc.lines), []
         try:
             for line in lines:
                 if len(left) > 1 and _begins(left[1], line):
@@ -171,13 +174,19 @@ class Reproduction:
                     return
                 yield line
         except CommandError:
-            self._printed = None
+            self._dvc = None
             raise
 
     def close(self) -> None:
         """End DVC, if it runs."""
-        if self._printed is not None:
-            self._printed.close()
+        if self._dvc is not None:
+            self._dvc.close()
+
+    def _start(self, left: Sequence[str]) -> Command:
+        # of a file DVC takes all stages, in its order, and reads it once; and once for each stage that is named
+        named = [DVC_YAML.name] if left == [*read_stages(self._folder)] else left
+        command = [*DVC, "repro", "--single-item", *named]
+        return Command(command, self._folder, _environment(self._folder) | {WAITS: "yes"}, waits=True)
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
@@ -197,9 +206,24 @@ def run_stage(reproduction: Reproduction, stage: str) -> dict[str, str]:
     }
 
 
+_AHEAD: ContextVar[Reproduction | None] = ContextVar("reproduction that was started ahead", default=None)
+
+
+@contextmanager
+def started_ahead(order: Sequence[str]) -> Iterator[None]:
+    """Have DVC start while Prefect begins a flow run, which takes as long; it waits for the run in this context."""
+    with closing(Reproduction(_WORKSPACE, order)) as reproduction:
+        before = _AHEAD.set(reproduction)
+        try:
+            yield
+        finally:
+            _AHEAD.reset(before)
+
+
 def bring_up_to_date(folder: Path, order: Sequence[str]) -> list[dict[str, str]]:
-    """Run stages one after the other; return what each did."""
-    with closing(Reproduction(folder, order)) as reproduction:
+    """Run stages one after the other, once the GPU is free; return what each did."""
+    reproduction = _AHEAD.get() or Reproduction(folder, order)
+    with closing(reproduction), the_gpu(), closing(reproduction):  # ended before others have the GPU
         return [
             run_stage.with_options(retries=_RETRIES.get(stage, 0), retry_delay_seconds=10)(reproduction, stage)
             for stage in order
@@ -278,9 +302,7 @@ def pipeline(first: str | None = None, only: str | None = None, changes: dict[st
         changes.get("profile", parameters["profile"]), current_revision(), changes, dirty=not changes and _is_dirty()
     )
     with project(changes) as folder:
-        with the_gpu():
-            done = bring_up_to_date(folder, order)
-        show_timings(done)
+        show_timings(bring_up_to_date(folder, order))
         if "evaluate" in order:
             show_metrics(folder, parameters["publish"])
     if PUBLISH in order:
@@ -322,7 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             _show_foreseen(order, changes)
         else:
-            pipeline(options.first, options.only, changes)
+            with nullcontext() if changes else started_ahead(order):
+                pipeline(options.first, options.only, changes)
     except (DistarError, CommandError) as error:
         print(f"pipeline: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -350,10 +373,6 @@ def _environment(folder: Path) -> dict[str, str]:
         "DISTAR_WORK_DIR": str(paths.work_root("retrain").absolute()),
         "DISTAR_DOWNLOADS": str(downloads_dir().absolute()),
     }
-
-
-def _overlap(one: Path, other: Path) -> bool:
-    return one == other or one in other.parents or other in one.parents
 
 
 def _is_dirty() -> bool:

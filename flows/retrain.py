@@ -41,7 +41,6 @@ from distar.release.storage import Store, open_store
 from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
 from flows.commands import CommandError
-from flows.gpu import the_gpu
 from flows.pipeline import CHAMPION, PUBLISH, bring_up_to_date, run, show_metrics, show_timings, stages, tag_run
 
 LATEST = "latest"
@@ -217,8 +216,7 @@ def retrain(
     tag_run(plan.changed.shared["profile"], plan.commit, changes or {})
     with worktree(plan.commit) as folder:
         plan.changed.write(folder)
-        with the_gpu():
-            done = bring_up_to_date(folder, [stage for stage in stages(folder) if stage != PUBLISH])
+        done = bring_up_to_date(folder, [stage for stage in stages(folder) if stage != PUBLISH])
         release = publish(folder)
         outcome = decide(plan, folder, release, f"{_BRANCHES}/{datetime.now(UTC):%Y%m%d-%H%M%S}-{flow_run.id[:8]}")
         get_run_logger().info(outcome.told)

@@ -40,10 +40,11 @@ def values(request: pytest.FixtureRequest) -> dict[str, object]:
 
 @pytest.fixture
 def pipeline(values: dict[str, object], tmp_path: Path) -> Path:
-    """Two stages, of which the second depends on the first and on every such parameter."""
+    """Three stages, each of which depends on the one before, and the second on every such parameter."""
     stages = {
         "first": {"cmd": "echo first > first", "params": ["number"], "outs": ["first"]},
         "second": {"cmd": "cat first > second", "params": [*values], "deps": ["first"], "outs": ["second"]},
+        "third": {"cmd": "cat second > third", "params": ["number"], "deps": ["second"], "outs": ["third"]},
     }
     write(tmp_path / "dvc.yaml", {"stages": stages})
     write(tmp_path / "params.yaml", {"number": 1, **values})
@@ -103,8 +104,8 @@ def test_lock_file_is_replaced_and_never_cut(pipeline: Path, values: dict[str, o
 def test_dvc_yaml_keeps_its_comments(pipeline: Path) -> None:
     path = pipeline / "dvc.yaml"
     path.write_text("# why it is so\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
-    command = ["stage", "add", "--quiet", "--name", "third", "--deps", "second", "cat second"]
+    command = ["stage", "add", "--quiet", "--name", "fourth", "--deps", "third", "cat third"]
     subprocess.run([*DVC, *command], cwd=pipeline, check=True)
     text = path.read_text(encoding="utf-8")
     assert "# why it is so" in text
-    assert "third" in text
+    assert "fourth" in text

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
@@ -26,7 +27,7 @@ from distar.release.releases import move, release_ids
 from distar.release.storage import open_store
 from distar.worktree import DVC
 from flows.commands import CommandError, stream
-from flows.pipeline import CHAMPION, Reproduction, dependencies, foreseen, main, stages
+from flows.pipeline import CHAMPION, Reproduction, dependencies, foreseen, main, stages, started_ahead
 from tests.miniature import REPOSITORY, git, git_init, record_of, with_pipeline
 
 
@@ -199,6 +200,22 @@ def test_closed_reproduction_leaves_no_process(three_stages: Path) -> None:
         pid = next(int(line) for line in reproduction.lines_of("first") if line.isdecimal())
         assert Path(f"/proc/{pid}").exists()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_dvc_that_was_started_ahead_begins_nothing_by_itself_and_is_gone_with_what_it_waits_for(
+    three_stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(three_stages)
+    (three_stages / "dvc.yaml").write_text("stages:\n  first: {cmd: touch begun}\n")
+
+    def processes_there() -> int:
+        return sum(process.info["cwd"] == str(three_stages) for process in psutil.process_iter(["cwd"]))
+
+    with started_ahead(["first"]):
+        time.sleep(3)  # time enough for it to begin, if it would
+        assert processes_there() == 2  # this one too
+    assert processes_there() == 1
+    assert not (three_stages / "begun").exists()
 
 
 def test_interrupted_stream_leaves_no_process(tmp_path: Path) -> None:
