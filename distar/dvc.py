@@ -1,9 +1,9 @@
 """DVC's command line, as flows and audits run it: `python -m distar.dvc repro`.
 
-It is DVC but for how it handles YAML, which is most of what it computes in a repro. It replaces lock files whole, so
-that one that is killed leaves none half-written; what comes out is the same byte for byte. It parses no text twice. The
-process hardly looks for garbage, and ends without taking itself apart. With DISTAR_DVC_WAITS set it starts, and begins
-once a line comes in: environment variables, as a JSON object.
+It is DVC but for how it handles YAML, which is most of what it computes in a repro. It replaces `dvc.lock` and its list
+of what is being read and written whole, so that one that is killed leaves neither half-written; what comes out is the
+same byte for byte. It parses no text twice. The process hardly looks for garbage, and ends without taking itself apart.
+With DISTAR_DVC_WAITS set it starts, and begins once a line comes in: environment variables, as a JSON object.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def run() -> NoReturn:
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
     import dvc.cli.parser
     import dvc.repo  # noqa: F401  as the line above: what `main` imports first, while it waits
-    from dvc import dvcfile
+    from dvc import dvcfile, rwlock
     from dvc.cli import main
     from dvc.utils.serialize import _yaml
 
     known = _KnownTexts(_yaml.parse_yaml)
     _yaml.parse_yaml = known.parse
     dvcfile.modify_yaml = partial(_modify_yaml, plain=dvcfile.modify_yaml, known=known)
+    rwlock._edit_rwlock = partial(_edit_rwlock, plain=rwlock._edit_rwlock)
     if waits:
         if not (line := sys.stdin.readline()):  # closed: who was to tell has ended
             end_process(1)
@@ -124,6 +125,33 @@ def _text_of(document: dict[str, Any], before: dict[str, tuple[Any, str]]) -> st
             was, lines = before.get(name, (None, ""))
             text += lines if stage is was else dumps_yaml({key: {name: stage}}).removeprefix(f"{key}:\n")
     return text
+
+
+@contextmanager
+def _edit_rwlock(lock_dir: str, fs: Any, hardlink: bool, *, plain: Callable[..., Any]) -> Iterator[Any]:
+    """Yield which paths are being read and written, and write what the body made of that: DVC's function, but whole.
+
+    A file that a kill leaves half-written keeps every later run from beginning.
+    """
+    with plain(lock_dir, _Replacing(fs), hardlink) as lock:
+        yield lock
+
+
+class _Replacing:
+    """What DVC's function asks of a file system, which here replaces the file that it writes."""
+
+    def __init__(self, fs: Any) -> None:
+        self._fs = fs
+        self.join = fs.join
+
+    @contextmanager
+    def open(self, path: str, mode: str = "r", encoding: str | None = None) -> Iterator[Any]:
+        if mode == "r":
+            with self._fs.open(path, mode, encoding=encoding) as file:
+                yield file
+        else:
+            with written_whole(Path(path)) as place, place.open(mode, encoding=encoding) as file:
+                yield file
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -99,6 +100,15 @@ def test_lock_file_is_replaced_and_never_cut(pipeline: Path, values: dict[str, o
         assert reproduced_by(DVC, pipeline) != whole
         assert seen_before.read() == whole
     assert not [*pipeline.glob(".dvc.lock-*")]
+
+
+def test_list_of_what_is_being_written_is_replaced_and_never_cut(tmp_path: Path) -> None:
+    """A hard link keeps what the list held while the stage ran, unless the file is written in its place."""
+    write(tmp_path / "dvc.yaml", {"stages": {"only": {"cmd": "ln .dvc/tmp/rwlock seen; touch made", "outs": ["made"]}}})
+    reproduced_by(DVC, git_init(tmp_path, [*PLAIN_DVC, "init", "--quiet"]))
+    being_written = json.loads((tmp_path / "seen").read_text()).get("write", {})
+    assert [*being_written] == [str(tmp_path / "made")]
+    assert json.loads((tmp_path / ".dvc" / "tmp" / "rwlock").read_text()) == {}
 
 
 def test_dvc_yaml_keeps_its_comments(pipeline: Path) -> None:
