@@ -108,7 +108,7 @@ def test_list_of_what_is_being_written_is_replaced_and_never_cut(tmp_path: Path)
     reproduced_by(DVC, git_init(tmp_path, [*PLAIN_DVC, "init", "--quiet"]))
     being_written = json.loads((tmp_path / "seen").read_text()).get("write", {})
     assert [*being_written] == [str(tmp_path / "made")]
-    assert json.loads((tmp_path / ".dvc" / "tmp" / "rwlock").read_text()) == {}
+    assert "write" not in json.loads((tmp_path / ".dvc" / "tmp" / "rwlock").read_text())
 
 
 def test_dvc_yaml_keeps_its_comments(pipeline: Path) -> None:
