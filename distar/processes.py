@@ -30,9 +30,15 @@ def end_process(status: int) -> NoReturn:
     """End this process with a status; what was registered to be done at the end is done.
 
     Python would free object by object what the system frees at once: of torch and its libraries, most of a second.
+    With nowhere left to write what is still to be written, the status is 1 if it was 0.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # the process was started with it closed
-            stream.flush()
+        try:
+            if stream is not None:  # the process was started with it closed
+                stream.flush()
+        except OSError as error:
+            status = status or 1
+            if stream is sys.stdout:
+                print(f"standard output cannot be written: {error.strerror}", file=sys.stderr)
     os._exit(status)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 
+from distar.errors import StorageError
+
 
 def show(options: argparse.Namespace, data: object, shown: object) -> None:
-    """Print what a command found: `data` as JSON if `--json` is given, or else `shown`, for people."""
+    """Print what a command found: `data` as JSON if `--json` is given, or else `shown`, for people.
+
+    Raises:
+        StorageError: there is no space for it where standard output goes.
+    """
     from rich.console import Console
 
-    if options.json:
-        Console().print_json(data=data)
-    else:
-        Console().print(shown, highlight=False, soft_wrap=isinstance(shown, str))
+    try:
+        if options.json:
+            Console().print_json(data=data)
+        else:
+            Console().print(shown, highlight=False, soft_wrap=isinstance(shown, str))
+    except OSError as error:
+        raise StorageError(f"standard output cannot be written: {error.strerror or error}") from error

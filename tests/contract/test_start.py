@@ -83,6 +83,27 @@ def test_process_whose_output_is_closed_ends_with_its_status(project: Path) -> N
         assert subprocess.run(command, shell=True, env=environment, check=False).returncode == status  # noqa: S602
 
 
+@pytest.mark.parametrize(("status", "then"), [(0, 1), (3, 3)])
+def test_process_whose_output_has_no_space_left_says_so(status: int, then: int) -> None:
+    program = f"from distar.processes import end_process; print('lost'); end_process({status})"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": ""}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", program]
+        result = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (then, "standard output cannot be written: No space left on device\n")
+
+
+def test_command_whose_output_has_no_space_left_says_so(project: Path) -> None:
+    command = [sys.executable, "-m", "distar", "release", "list", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "distar release: StorageError: standard output cannot be written: No space left on device"
+    ]
+
+
 def test_dvc_of_flows_is_dvc_with_its_status_whatever_revision_it_is_in(project: Path) -> None:
     with_pipeline(project)
     (project / "distar" / "dvc.py").unlink()
