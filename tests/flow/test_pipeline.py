@@ -218,6 +218,18 @@ def test_dvc_that_was_started_ahead_begins_nothing_by_itself_and_is_gone_with_wh
     assert not (three_stages / "begun").exists()
 
 
+def test_dvc_that_waits_holds_no_lock_and_runs_what_the_project_says_once_it_begins(
+    three_stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(three_stages)
+    (three_stages / "dvc.yaml").write_text("stages:\n  first: {cmd: echo as it was}\n")
+    with closing(Reproduction(three_stages, ["first"])) as reproduction:
+        time.sleep(3)  # it has read the project by then
+        subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+        (three_stages / "dvc.yaml").write_text("stages:\n  first: {cmd: echo as it is}\n")
+        assert "as it is" in list(reproduction.lines_of("first"))
+
+
 def test_interrupted_stream_leaves_no_process(tmp_path: Path) -> None:
     """A grandchild that outlives its parent is what cancelled flows leave behind elsewhere."""
     pid_path = tmp_path / "pid"
