@@ -11,19 +11,20 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from statistics import median
+from statistics import mean, median
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from distar.bench.iteration import run_iteration
 from distar.bench.measure import wait_for
-from distar.bench.subject import bench_runtime, make_subject
+from distar.bench.subject import Subject, bench_runtime, make_subject
 from distar.errors import BenchmarkError
 from distar.processes import ending_with_us
 from distar.runtime import prepare_torch
 from distar.training.distribution import distribute
 
-_LAUNCHES = 2
 _WARM_UPS = 2  # the first makes the optimizers' states, the second finds the memory for all else beside them
 # CUDA's allocator keeps what is freed. glibc's gives large blocks back, and processes then wait for one another in the
 # kernel for new pages, which has nothing to do with how they share their training.
@@ -36,7 +37,8 @@ def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float
     Args:
         network: the subject's name.
         batch_size: the samples of an update on each process.
-        rounds: how often each is timed in each of two launches; the launches take turns.
+        rounds: how often each is timed. In a round each process has a turn alone while the others wait, so that one
+            process is every core (or GPU) once, and then all have one together.
 
     Raises:
         BenchmarkError: a process failed.
@@ -44,45 +46,50 @@ def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float
     processes = torch.cuda.device_count() or min(2, len(os.sched_getaffinity(0)))
     if processes < 2:
         return None
-    seconds: dict[int, list[float]] = {1: [], processes: []}
-    for _ in range(_LAUNCHES):
-        for number, found in seconds.items():
-            found.extend(_launch(number, network, batch_size, rounds))
-    return median(seconds[1]) / median(seconds[processes])
-
-
-def _launch(processes: int, network: str, batch_size: int, rounds: int) -> list[float]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = ending_with_us([*command, "-m", "distar.bench.scaling", network, str(batch_size), str(rounds)])
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _KEEP_FREED_MEMORY)
     if ran.returncode:
         raise BenchmarkError(f"timing {network} on {processes} processes failed: {ran.stderr.strip()[-1000:]}")
-    return json.loads(ran.stdout.strip().splitlines()[-1])
+    return median(mean(alone) / max(together) for alone, together in json.loads(ran.stdout.strip().splitlines()[-1]))
 
 
-def _seconds(network: str, batch_size: int, rounds: int) -> list[float]:
+def _rounds(network: str, batch_size: int, rounds: int) -> list[list[list[float]]]:
+    """Return each round's seconds: those of the processes' turns alone, and theirs of the turn together."""
     rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cpu":
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
-    subject = make_subject(network, device)  # alone: transformers writes nothing on any but the first of a group
+    alone = make_subject(network, device)  # before the group: transformers writes nothing on any but its first
     accelerator = prepare_torch(bench_runtime())
     if device.type == "cpu":
         torch.set_num_threads(1)
     generator, assistant = (
-        replace(one, forward=distribute(one.module, [], accelerator)) for one in (subject.generator, subject.assistant)
+        replace(one, forward=distribute(one.module, [], accelerator)) for one in (alone.generator, alone.assistant)
     )
-    subject = replace(subject, generator=generator, assistant=assistant)
-    reference, batch, seconds = subject.family.reference(), subject.batch(batch_size), []
-    for _ in range(_WARM_UPS + rounds):
+    together = replace(alone, generator=generator, assistant=assistant)
+    reference, batch = alone.family.reference(), alone.batch(batch_size)
+
+    def seconds_of(subject: Subject) -> float:
         begun = time.perf_counter()
         run_iteration(subject, reference, batch, batch_size)
         wait_for(accelerator.device)
-        seconds.append(time.perf_counter() - begun)
-    return seconds[_WARM_UPS:]
+        return time.perf_counter() - begun
+
+    measured = []
+    for _ in range(_WARM_UPS + rounds):
+        mine = 0.0
+        for turn in range(accelerator.num_processes):
+            accelerator.wait_for_everyone()
+            if turn == rank:
+                mine = seconds_of(alone)
+        accelerator.wait_for_everyone()
+        seconds = torch.tensor([[mine, seconds_of(together)]], dtype=torch.float64, device=accelerator.device)
+        measured.append(cast("Tensor", accelerator.gather(seconds)).T.tolist())
+    return measured[_WARM_UPS:]
 
 
 if __name__ == "__main__":
-    found = _seconds(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    found = _rounds(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     if int(os.environ["RANK"]) == 0:
         print(json.dumps(found))
