@@ -38,6 +38,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
@@ -344,7 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             _show_foreseen(order, changes)
         else:
-            with nullcontext() if changes else started_ahead(order):
+            # whoever is there sees it end; Prefect would wait up to a second for the thread of its signs of life
+            without_heartbeat = temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+            with without_heartbeat, nullcontext() if changes else started_ahead(order):
                 pipeline(options.first, options.only, changes)
     except (DistarError, CommandError) as error:
         print(f"pipeline: {type(error).__name__}: {error}", file=sys.stderr)

@@ -19,6 +19,7 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from distar import paths
@@ -228,6 +229,20 @@ def test_dvc_that_waits_holds_no_lock_and_runs_what_the_project_says_once_it_beg
         subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
         (three_stages / "dvc.yaml").write_text("stages:\n  first: {cmd: echo as it is}\n")
         assert "as it is" in list(reproduction.lines_of("first"))
+
+
+def test_run_from_the_command_line_sends_heartbeats_if_they_are_asked_for(
+    three_stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(three_stages)
+    found: list[int | None] = []
+    monkeypatch.setattr(
+        "flows.pipeline.pipeline", lambda *_: found.append(get_current_settings().flows.heartbeat_frequency)
+    )
+    assert main([]) == 0
+    with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
+        assert main([]) == 0
+    assert found == [None, 60]
 
 
 def test_interrupted_stream_leaves_no_process(tmp_path: Path) -> None:
