@@ -3,7 +3,7 @@
 It is DVC but for how it handles YAML, which is most of what it computes in a repro. It replaces `dvc.lock` and its list
 of what is being read and written whole, so that one that is killed leaves neither half-written; what comes out is the
 same byte for byte. It parses no text twice. The process hardly looks for garbage, and ends without taking itself apart.
-With DISTAR_DVC_WAITS set it starts, and begins once a line comes in: environment variables, as a JSON object.
+With DISTAR_DVC_WAITS set it starts, reads the project, and begins once a line comes in: environment variables, as JSON.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _edit_rwlock(lock_dir: str, fs: Any, hardlink: bool, *, plain: Callable[...,
 class _Replacing:
     """What DVC's function asks of a file system, which here replaces the file that it writes.
 
-    It does so under DVC's lock, and 40 times a stage: one place for what is being written is enough, and half as dear.
+    Whoever writes it holds DVC's lock of it, so one place for what is being written is enough.
     """
 
     def __init__(self, fs: Any) -> None:

@@ -70,7 +70,7 @@ def _rounds(network: str, batch_size: int, rounds: int) -> list[list[list[float]
     together = replace(alone, generator=generator, assistant=assistant)
     reference, batch = alone.family.reference(), alone.batch(batch_size)
 
-    def seconds_of(subject: Subject) -> float:
+    def seconds_with(subject: Subject) -> float:
         begun = time.perf_counter()
         run_iteration(subject, reference, batch, batch_size)
         wait_for(accelerator.device)
@@ -82,9 +82,9 @@ def _rounds(network: str, batch_size: int, rounds: int) -> list[list[list[float]
         for turn in range(accelerator.num_processes):
             accelerator.wait_for_everyone()
             if turn == rank:
-                mine = seconds_of(alone)
+                mine = seconds_with(alone)
         accelerator.wait_for_everyone()
-        seconds = torch.tensor([[mine, seconds_of(together)]], dtype=torch.float64, device=accelerator.device)
+        seconds = torch.tensor([[mine, seconds_with(together)]], dtype=torch.float64, device=accelerator.device)
         measured.append(cast("Tensor", accelerator.gather(seconds)).T.tolist())
     return measured[_WARM_UPS:]
 
