@@ -36,7 +36,6 @@ def run() -> NoReturn:
     import dvc.repo  # noqa: F401  as the line above: what `main` imports first, while it waits
     from dvc import dvcfile, rwlock
     from dvc.cli import main
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.utils.serialize import _yaml
 
@@ -45,7 +44,7 @@ def run() -> NoReturn:
     dvcfile.modify_yaml = partial(_modify_yaml, plain=dvcfile.modify_yaml, known=known)
     rwlock._edit_rwlock = partial(_edit_rwlock, plain=rwlock._edit_rwlock)
     if waits:
-        with suppress(DvcException), Repo() as repo:  # `main` tells of it
+        with suppress(Exception), Repo() as repo:  # whatever is wrong, `main` meets it again and tells
             _ = repo.index.graph  # imported, and parsed as far as nothing changes until then
         if not (line := sys.stdin.readline()):  # closed: who was to tell has ended
             end_process(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from distar.dvc import WAITS
 from distar.worktree import DVC
 from tests.miniature import git_init
 
@@ -109,6 +111,22 @@ def test_list_of_what_is_being_written_is_replaced_and_never_cut(tmp_path: Path)
     being_written = json.loads((tmp_path / "seen").read_text()).get("write", {})
     assert [*being_written] == [str(tmp_path / "made")]
     assert "write" not in json.loads((tmp_path / ".dvc" / "tmp" / "rwlock").read_text())
+
+
+def test_dvc_that_waits_tells_of_a_full_disk_as_dvc_does(pipeline: Path) -> None:
+    command = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *DVC, "repro"]
+    for waits in ({}, {WAITS: "yes"}):
+        result = subprocess.run(
+            command,
+            cwd=pipeline,
+            env={**os.environ, "DVC_SITE_CACHE_DIR": str(pipeline / "site"), **waits},
+            input="{}\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 255
+        assert result.stderr.startswith("ERROR: unexpected error")
 
 
 def test_dvc_yaml_keeps_its_comments(pipeline: Path) -> None:
