@@ -53,6 +53,7 @@ def model_parser(description: str | None) -> argparse.ArgumentParser:
         "--optimizer", choices=["adamw", "adamw_fused", "adamw_8bit"], help="the profile's, unless given"
     )
     arguments.add_argument("--frozen-micro-batch-size", type=int, help="the profile's, unless given")
+    arguments.add_argument("--reward-micro-batch-size", type=int, help="the profile's, unless given")
     arguments.add_argument("--checkpointing", choices=get_args(Checkpointing), help="the profile's, unless given")
     arguments.add_argument("--norms-in-fp32", action="store_true", help="as autocast has them on CUDA")
     return arguments
@@ -98,6 +99,15 @@ def build_networks(options: argparse.Namespace, train: TrainParams, device: str)
 def checkpointing(options: argparse.Namespace, train: TrainParams) -> Checkpointing:
     """Say whose activations are computed twice."""
     return options.checkpointing or train.gradient_checkpointing
+
+
+def micro_batch_sizes(options: argparse.Namespace, train: TrainParams) -> tuple[int, int, int]:
+    """Return how many samples trained networks take at once, how many frozen ones, and how many decoder and reward."""
+    return (
+        options.micro_batch_size or train.micro_batch_size,
+        options.frozen_micro_batch_size or train.frozen_micro_batch_size,
+        options.reward_micro_batch_size or train.reward_micro_batch_size,
+    )
 
 
 def make_subject(networks: Networks, optimizers: Sequence[torch.optim.Optimizer], train: TrainParams) -> Subject:

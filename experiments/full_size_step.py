@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from full_size import Networks, build_networks, make_batch, make_subject, model_parser
+from full_size import Networks, build_networks, make_batch, make_subject, micro_batch_sizes, model_parser
 from torch import nn
 from torch.autograd import DeviceType
 
@@ -59,7 +59,7 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
     """Build the networks on the device, carry out iterations, and return seconds and gigabytes."""
     train = profile.train
     accelerator = prepare_torch(profile.runtime, "bf16")
-    device, size = accelerator.device, options.micro_batch_size or train.micro_batch_size
+    device, sizes = accelerator.device, micro_batch_sizes(options, train)
     networks = build_networks(options, train, str(device))
     modules = [networks.family, networks.reward, networks.generator, networks.assistant]
     for module in modules:
@@ -79,18 +79,15 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
     ]
     subject, reference = make_subject(networks, optimizers, train), networks.family.reference()
     average = ExponentialMovingAverage(networks.generator, train.generator.ema_decay)
-    batch = random_batch(options.profile, subject.family, size, device)
+    batch = random_batch(options.profile, subject.family, sizes[0], device)
     values: dict[str, torch.Tensor] = {}
 
     def update_assistant() -> None:
-        losses, _ = assistant_step(subject.assistant, subject.generator, batch, size)
+        losses, _ = assistant_step(subject.assistant, subject.generator, batch, sizes[0])
         values["assistant_loss"] = losses.mean()
 
     def update_generator() -> None:
-        frozen_size = options.frozen_micro_batch_size or train.frozen_micro_batch_size
-        values.update(
-            generator_step(subject.generator, subject.assistant, reference, batch, subject.objective, size, frozen_size)
-        )
+        values.update(generator_step(subject.generator, subject.assistant, reference, batch, subject.objective, *sizes))
         average.update()
 
     updates = [Part("assistant's update", update_assistant), Part("generator's update", update_generator)]
@@ -113,13 +110,13 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
     return {
         "machine": describe_device(device),
         "torch": torch.__version__,
-        "micro_batch_size": size,
+        "micro_batch_sizes": sizes,
         "values": {name: value.item() for name, value in values.items()},
         "rounding": errors,
         "seconds": seconds,
         "busy_seconds": busy,
         "host_waits": waits,
-        "samples_per_second": size / iteration,
+        "samples_per_second": sizes[0] / iteration,
         "iteration_over_floor": median_ratio(timed, names, floor),
         "gigabytes": {
             "resident": resident and resident / GB,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from full_size import build_networks, checkpointing, encode, make_batch, make_subject, model_parser
+from full_size import build_networks, checkpointing, encode, make_batch, make_subject, micro_batch_sizes, model_parser
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -48,8 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
     """Carry out an iteration and return gigabytes."""
-    size = options.micro_batch_size or train.micro_batch_size
-    frozen_size = options.frozen_micro_batch_size or train.frozen_micro_batch_size
+    sizes = micro_batch_sizes(options, train)
     networks = build_networks(options, train, "meta")
     family, generator, assistant = networks.family, networks.generator, networks.assistant
     reference = family.reference()
@@ -61,20 +60,14 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
             denoiser.schedule = family.schedule.to("cpu", torch.float32)
             denoiser.null_prompt = encode(options.profile, 1)
         resident = bytes_of(*modules)
-        batch = make_batch(options.profile, family, size)
+        batch = make_batch(options.profile, family, sizes[0])
         subject = make_subject(networks, [without_states(one) for one in (generator, assistant)], train)
         steps = [
-            Part("assistant's update", lambda: assistant_step(subject.assistant, subject.generator, batch, size)),
+            Part("assistant's update", lambda: assistant_step(subject.assistant, subject.generator, batch, sizes[0])),
             Part(
                 "generator's update",
                 lambda: generator_step(
-                    subject.generator,
-                    subject.assistant,
-                    reference,
-                    batch,
-                    subject.objective,
-                    size,
-                    frozen_size,
+                    subject.generator, subject.assistant, reference, batch, subject.objective, *sizes
                 ),
             ),
             *unavoidable_parts(subject, reference, batch),
@@ -88,8 +81,7 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
     average = 4 * trained[0]
     step = resident + (4 + AT_A_STEP[options.optimizer or train.generator.optimizer.kind]) * max(trained)
     return {
-        "micro_batch_size": size,
-        "frozen_micro_batch_size": frozen_size,
+        "micro_batch_sizes": sizes,
         "gradient_checkpointing": checkpointing(options, train),
         "trained_parameters": dict(zip(("generator", "assistant"), trained, strict=True)),
         "gigabytes": {

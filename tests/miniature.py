@@ -61,6 +61,7 @@ def make_project(folder: Path, models: Path) -> Path:
         "batch_size": 4,
         "micro_batch_size": 4,
         "frozen_micro_batch_size": 2,
+        "reward_micro_batch_size": 1,
         "checkpoint_every": 2,
     }
     profile["train"]["reward_scale"] = 1.0  # tests edit it; they do not depend on how tiny is tuned

@@ -76,15 +76,17 @@ def measure_iteration(subject: Subject, batch_size: int, rounds: int) -> Iterati
 def run_iteration(subject: Subject, reference: Reference, batch: Batch, micro_batch_size: int) -> None:
     """Update the assistant once, and the generator once, in as little memory as costs no time.
 
-    On a CPU the frozen networks take half a micro-batch at once. On a GPU two halves can take twice as long as the
-    whole, so they take it all, and the decoder's activations are computed twice, as in the published models' profiles.
+    Frozen networks take a whole micro-batch at once. On a CPU decoder and reward take half of it. On a GPU two halves
+    can take twice as long as the whole, so they take it all, and the decoder's activations are computed twice, as in
+    the published models' profiles.
     """
     if subject.family.device.type == "cuda":
-        objective, frozen_size = subject.lean_objective, micro_batch_size
+        objective, reward_size = subject.lean_objective, micro_batch_size
     else:
-        objective, frozen_size = subject.objective, math.ceil(micro_batch_size / 2)
+        objective, reward_size = subject.objective, math.ceil(micro_batch_size / 2)
     assistant_step(subject.assistant, subject.generator, batch, micro_batch_size)
-    generator_step(subject.generator, subject.assistant, reference, batch, objective, micro_batch_size, frozen_size)
+    sizes = micro_batch_size, micro_batch_size, reward_size
+    generator_step(subject.generator, subject.assistant, reference, batch, objective, *sizes)
 
 
 def unavoidable_parts(subject: Subject, reference: Reference, batch: Batch) -> list[Part]:

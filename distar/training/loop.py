@@ -199,6 +199,7 @@ class Training:
             self.objective,
             self.params.micro_batch_size,
             self.params.frozen_micro_batch_size,
+            self.params.reward_micro_batch_size,
         )
         self.ema.update()
         return values

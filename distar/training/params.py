@@ -87,8 +87,9 @@ class TrainParams(_Strict):
 
     With `num_steps` 0 nothing is trained: the initial generator is evaluated and packaged as it is. `batch_size` counts
     the samples of an update on all processes together, `micro_batch_size` those that one process takes at once,
-    and `frozen_micro_batch_size` those that the frozen networks, the decoder and the rewards take at once while the
-    generator's graph of a micro-batch is held; the guided reference takes each twice, with its prompt and without.
+    and while the generator's graph of these is held, assistant and reference take `frozen_micro_batch_size` of them
+    at once (the guided reference each twice, with its prompt and without), decoder and rewards
+    `reward_micro_batch_size`.
     `gradient_checkpointing` computes activations again when they are needed, rather than keep them: those of the
     decoder, or of all networks; `channels_last` lays pictures out in memory as GPUs' convolutions read them, though
     not PyTorch's group norms, which turn them back; `compile` compiles the networks' transformer blocks, and leaves
@@ -99,6 +100,7 @@ class TrainParams(_Strict):
     batch_size: int = Field(gt=0)
     micro_batch_size: int = Field(gt=0)
     frozen_micro_batch_size: int = Field(gt=0)
+    reward_micro_batch_size: int = Field(gt=0)
     precision: Literal["no", "bf16"]
     gradient_checkpointing: Checkpointing
     channels_last: bool

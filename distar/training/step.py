@@ -27,6 +27,9 @@ from distar.training.params import Guidance
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 """Decode latents and score them: (x0, prompts) -> score of each sample, differentiable in x0."""
 
+Differentiated = tuple[Float[Tensor, "b c h w"], dict[str, Float[Tensor, ""]]]
+"""The gradient in x0 of samples' losses, and what is worth logging of them, summed over the samples."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -120,36 +123,66 @@ def generator_step(
     objective: Objective,
     micro_batch_size: int,
     frozen_micro_batch_size: int,
+    reward_micro_batch_size: int,
 ) -> dict[str, Float[Tensor, ""]]:
     """Move the generator down the gradient of the Diff-Instruct* loss, the assistant held constant.
 
-    The generator takes `micro_batch_size` samples at once and its graph is held; the others take
-    `frozen_micro_batch_size` of them, and hold no graph longer. No forward pass is made twice.
+    The generator takes `micro_batch_size` samples at once and its graph is held; the others take as many of them as
+    `generator_loss` says, and hold no graph longer. No forward pass is made twice.
     """
     totals: dict[str, Tensor] = {}
     for part, exchange in _micro_batches(batch, micro_batch_size, generator):
         with exchange:
             x0 = generator.forward(part.noise, part.embedding)
-            gradients = []
             with frozen(assistant.module):
-                pieces = zip(
-                    part.micro_batches(frozen_micro_batch_size), x0.split(frozen_micro_batch_size), strict=True
+                gradient, values = generator_loss(
+                    x0, assistant.module, reference, part, objective, frozen_micro_batch_size, reward_micro_batch_size
                 )
-                for piece, x0_piece in pieces:
-                    gradient, values = generator_loss(x0_piece, assistant.module, reference, piece, objective)
-                    gradients.append(gradient)
-                    for name, value in values.items():
-                        totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(batch)
-            x0.backward(torch.cat(gradients) / len(batch))
-    return totals | {"generator_grad_norm": generator.update()}
+            x0.backward(gradient / len(batch))
+        totals = _added(totals, values)
+    means = {name: total / len(batch) for name, total in totals.items()}
+    return means | {"generator_grad_norm": generator.update()}
 
 
 def generator_loss(
-    x0: Float[Tensor, "b c h w"], assistant: Assistant, reference: Reference, batch: Batch, objective: Objective
-) -> tuple[Float[Tensor, "b c h w"], dict[str, Float[Tensor, ""]]]:
-    """Compute ∂L/∂x0 of the samples' losses, and what is worth logging of them (summed over the batch).
+    x0: Float[Tensor, "b c h w"],
+    assistant: Assistant,
+    reference: Reference,
+    batch: Batch,
+    objective: Objective,
+    frozen_micro_batch_size: int,
+    reward_micro_batch_size: int,
+) -> Differentiated:
+    """Compute ∂L/∂x0 of the samples' losses, and what is worth logging of them.
 
-    The loss is a function of (x0, f_ψ, f_ref), and both estimates depend on x0 through x_t. Its partial
+    Assistant and reference take `frozen_micro_batch_size` samples at once, decoder and reward
+    `reward_micro_batch_size`: the first are of latents, whose small pieces are slow; the others of pictures,
+    whose activations take the most memory.
+    """
+    gradient, values = _in_parts(
+        lambda x0, part: divergence_gradient(x0, assistant, reference, part, objective),
+        x0,
+        batch,
+        frozen_micro_batch_size,
+    )
+    reward = objective.reward
+    if reward is None:
+        return gradient, values
+    by_reward, rewards = _in_parts(
+        lambda x0, part: reward_gradient(x0, part.prompts, reward, objective.reward_scale),
+        x0,
+        batch,
+        reward_micro_batch_size,
+    )
+    return gradient + by_reward, values | rewards
+
+
+def divergence_gradient(
+    x0: Float[Tensor, "b c h w"], assistant: Assistant, reference: Reference, batch: Batch, objective: Objective
+) -> Differentiated:
+    """Compute ∂/∂x0 of the divergence, and of the guidance reward where guidance is outside.
+
+    They are a function of (x0, f_ψ, f_ref), and both estimates depend on x0 through x_t. Its partial
     derivatives are taken with all three as leaves; those by f_ψ and f_ref then go back through one
     network after the other into x_t, and from there into x0 by the factor alpha.
     """
@@ -189,14 +222,32 @@ def generator_loss(
     values["guidance_to_gap"] = (
         _norms(guidance_direction) / _norms(comparison.score_difference("x0")).clamp_min(1e-12)
     ).sum()
-    if objective.reward is not None:
-        leaf = x0.clone().requires_grad_()
-        reward = objective.reward(leaf, batch.prompts)
-        (reward_gradient,) = torch.autograd.grad(-objective.reward_scale * reward.sum(), leaf)
-        x0_gradient = x0_gradient + reward_gradient
-        values["reward"] = reward.sum()
-        values["reward_gradient"] = _norms(reward_gradient).sum()
     return x0_gradient, {name: value.detach() for name, value in values.items()}
+
+
+def reward_gradient(
+    x0: Float[Tensor, "b c h w"], prompts: Sequence[str], reward: RewardFunction, reward_scale: float
+) -> Differentiated:
+    """Compute ∂/∂x0 of −α_rew r(x0, c)."""
+    leaf = x0.detach().clone().requires_grad_()
+    rewards = reward(leaf, prompts)
+    (gradient,) = torch.autograd.grad(-reward_scale * rewards.sum(), leaf)
+    return gradient, {"reward": rewards.sum().detach(), "reward_gradient": _norms(gradient).sum()}
+
+
+def _in_parts(
+    differentiate: Callable[[Tensor, Batch], Differentiated], x0: Float[Tensor, "b c h w"], batch: Batch, size: int
+) -> Differentiated:
+    gradients, totals = [], {}
+    for part, x0_part in zip(batch.micro_batches(size), x0.split(size), strict=True):
+        gradient, values = differentiate(x0_part, part)
+        gradients.append(gradient)
+        totals = _added(totals, values)
+    return torch.cat(gradients), totals
+
+
+def _added(totals: dict[str, Tensor], values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: totals[name] + value if name in totals else value for name, value in values.items()}
 
 
 def _micro_batches(

@@ -43,9 +43,8 @@ def tractable_gradient(kind: str, path_term: bool, timestep: int) -> Tensor:
     objective = Objective(divergence_of(kind, path_term), None, 0.0, 1.0, "in")
     t = torch.full((len(z),), timestep)
     batch = Batch(("",) * len(z), PROMPT.expand(len(z)), z, eps, t)
-    x0_gradient, _ = generator_loss(
-        MEAN + SCALE * z, assistant_of(MEAN, SCALE), reference_of(REFERENCE_MEAN, REFERENCE_SCALE), batch, objective
-    )
+    assistant, reference = assistant_of(MEAN, SCALE), reference_of(REFERENCE_MEAN, REFERENCE_SCALE)
+    x0_gradient, _ = generator_loss(MEAN + SCALE * z, assistant, reference, batch, objective, len(z), len(z))
     by_x0 = weights * x0_gradient.flatten()
     return torch.stack([by_x0.sum(), (by_x0 * z.flatten()).sum()])
 

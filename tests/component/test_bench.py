@@ -54,7 +54,7 @@ def test_plain_way_has_the_same_gradient(way: str, tiny: Subject) -> None:
 
     x0 = generator(batch.noise, batch.embedding)
     assistant.requires_grad_(False)
-    by_x0, _ = generator_loss(x0, assistant, reference, batch, getattr(tiny, way))
+    by_x0, _ = generator_loss(x0, assistant, reference, batch, getattr(tiny, way), 2, 1)
     x0.backward(by_x0)
     ours = gradients(generator)
     tiny.generator.optimizer.zero_grad(set_to_none=True)
@@ -167,8 +167,8 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert {name: figures[name] for name in asdict(runs)} == asdict(runs)
 
 
-@pytest.mark.parametrize(("way", "frozen_size"), [("objective", 16), ("lean_objective", 32)])
-def test_generator_step_takes_no_more_than_its_largest_network(way: str, frozen_size: int, tiny: Subject) -> None:
+@pytest.mark.parametrize(("way", "reward_size"), [("objective", 16), ("lean_objective", 32)])
+def test_generator_step_takes_no_more_than_its_largest_network(way: str, reward_size: int, tiny: Subject) -> None:
     """At its peak: the largest network's own forward and backward, beside all weights, and a tenth."""
     reference, batch = tiny.family.reference(), tiny.batch(32)
     parts = {part.name: part for part in iteration.unavoidable_parts(tiny, reference, batch)}
@@ -176,7 +176,7 @@ def test_generator_step_takes_no_more_than_its_largest_network(way: str, frozen_
     objective = getattr(tiny, way)
     step = iteration._peak(
         tiny,
-        lambda: generator_step(tiny.generator, tiny.assistant, reference, batch, objective, 32, frozen_size),
+        lambda: generator_step(tiny.generator, tiny.assistant, reference, batch, objective, 32, 32, reward_size),
     )
     alone = {}
     for name, part in parts.items():

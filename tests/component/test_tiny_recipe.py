@@ -32,7 +32,8 @@ def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         recipe[part]["fit"] |= {"num_steps": 2, "batch_size": 8}
     recipe["preference"]["pretraining"] |= {"num_steps": 2, "batch_size": 8}
     initial = recipe["initial_generator"]
-    initial |= {"num_steps": 1, "batch_size": 2, "micro_batch_size": 2, "frozen_micro_batch_size": 1}
+    initial |= {"num_steps": 1, "batch_size": 2, "micro_batch_size": 2}
+    initial |= {"frozen_micro_batch_size": 1, "reward_micro_batch_size": 1}
     initial["assistant"]["warmup_steps"] = 1
     initial["monitors"] |= {
         "num_probe_prompts": 2,

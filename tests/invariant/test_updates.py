@@ -87,7 +87,7 @@ def test_only_the_network_whose_turn_it_is_moves(name, family, players, batch) -
     assert not same(snapshot(assistant.module), before[1])
     middle = snapshot(assistant.module)
 
-    generator_step(generator, assistant, reference, batch, objective(name, family), B, B)
+    generator_step(generator, assistant, reference, batch, objective(name, family), B, B, B)
     assert not same(snapshot(generator.module), before[0])
     assert same(snapshot(assistant.module), middle)
 
@@ -107,11 +107,11 @@ def test_assistants_loss_is_the_papers(family, batch) -> None:
     torch.testing.assert_close(losses, (predicted - batch.eps).square().flatten(1).mean(1), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "frozen_size"), [(1, 1), (3, 2), (B, 3)])
+@pytest.mark.parametrize(("size", "frozen_size", "reward_size"), [(1, 1, 1), (3, 2, 1), (B, 3, 2), (B, 1, B)])
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_micro_batches_equal_one_batch(name, size, frozen_size, family, batch) -> None:
+def test_micro_batches_equal_one_batch(name, size, frozen_size, reward_size, family, batch) -> None:
     updated = []
-    for sizes in ((B, B), (size, frozen_size)):
+    for sizes in ((B, B, B), (size, frozen_size, reward_size)):
         torch.manual_seed(0)
         generator, assistant = trainable(family.generator(625, "sigma", None)), trainable(family.assistant())
         losses, _ = assistant_step(assistant, generator, batch, sizes[0])
@@ -140,6 +140,6 @@ def test_updates_read_nothing_from_the_device(name, family, players, batch) -> N
         losses, norm = assistant_step(assistant, generator, batch, 2)
         interval.add({"assistant_loss": losses.mean(), "assistant_grad_norm": norm})
         interval.add_assistant_losses(losses, batch.timestep, 1000)
-        interval.add(generator_step(generator, assistant, family.reference(), batch, objective(name, family), 2, 2))
+        interval.add(generator_step(generator, assistant, family.reference(), batch, objective(name, family), 2, 2, 1))
     with pytest.raises(AssertionError, match="reads from the device"), NothingRead():
         interval.means(Accelerator(cpu=True))
