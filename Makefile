@@ -23,7 +23,7 @@ test: environment
 	hadolint Dockerfile
 	check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	pyright
-	pytest --numprocesses 2 --dist loadfile   # two files at a time
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder   # two files at a time
 
 server: environment
 	@exec python -m flows.server

@@ -22,6 +22,13 @@ os.environ |= {
 # What tests start writes bytecode, as it does for users, beside code that stages depend on.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+_LONG = {"flow", "integration", "invariant"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run folders whose files take minutes first: begun last, one of them would keep one worker alone."""
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
+
 
 @pytest.fixture(scope="session")
 def miniature_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
