@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace, profile: Profile) -> dict[str, Any]:
     updates = [Part("assistant's update", update_assistant), Part("generator's update", update_generator)]
     with accelerator.autocast():
         parts = [*updates, *unavoidable_parts(subject, reference, batch)]
-        timed = seconds_of(parts, options.rounds, device)
+        timed = seconds_of("measure updates and their parts", parts, options.rounds, device)
         resident = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
         peaks = {}
         for part in parts:

@@ -55,7 +55,7 @@ def measure_iteration(subject: Subject, batch_size: int, rounds: int) -> Iterati
         Part(_PLAIN, lambda: plain_iteration(subject, reference, batch)),
         *floor,
     ]
-    timed = seconds_of(parts, rounds, subject.family.device)
+    timed = seconds_of("measure an iteration and its parts", parts, rounds, subject.family.device)
     peaks = {
         _FULL: _peak(subject, lambda: run_iteration(subject, reference, batch, batch_size)),
         _PLAIN: _peak(subject, lambda: plain_iteration(subject, reference, batch), subject.text_encoder),

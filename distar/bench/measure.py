@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from distar.progress import track
+
 
 @dataclass(frozen=True)
 class Part:
@@ -25,22 +27,24 @@ class Part:
     prepare: Callable[[], object] = lambda: None
 
 
-def seconds_of(parts: Sequence[Part], rounds: int, device: torch.device) -> list[dict[str, float]]:
+def seconds_of(description: str, parts: Sequence[Part], rounds: int, device: torch.device) -> list[dict[str, float]]:
     """Time every part once a round, after one round that does not count; return the rounds.
 
-    Turn by turn, so that whatever else the machine does meets all parts alike.
+    Turn by turn, so that whatever else the machine does meets all parts alike. Progress is shown under a description.
     """
     measured = []
-    for _ in range(rounds + 1):
-        seconds = {}
-        for part in parts:
-            part.prepare()
-            wait_for(device)
-            begun = time.perf_counter()
-            part.run()
-            wait_for(device)
-            seconds[part.name] = time.perf_counter() - begun
-        measured.append(seconds)
+    with track(description, rounds + 1) as progress:
+        for _ in range(rounds + 1):
+            seconds = {}
+            for part in parts:
+                part.prepare()
+                wait_for(device)
+                begun = time.perf_counter()
+                part.run()
+                wait_for(device)
+                seconds[part.name] = time.perf_counter() - begun
+            measured.append(seconds)
+            progress.advance()
     return measured[1:]
 
 

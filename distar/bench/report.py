@@ -63,16 +63,21 @@ class Benchmarks:
         return {"command": self.command, "machine": self.machine, "versions": self.versions, "networks": networks}
 
 
-def run_benchmarks(networks: Sequence[str]) -> Benchmarks:
-    """Measure the networks, one after the other.
+def run_benchmarks(networks: Sequence[str], report: Callable[[Benchmarks], None]) -> None:
+    """Measure the networks, one after the other, and report the figures: of those before it, too, where one fails.
 
     Raises:
         BenchmarkError: what is compared does not do the same, or a process failed.
     """
     device = prepare_torch(bench_runtime()).device
-    figures = {name: _measure(name, device) for name in networks}
-    versions = {name: version(name) for name in _PACKAGES}
-    return Benchmarks(" ".join(sys.argv), describe_device(device), versions, figures)
+    figures: dict[str, NetworkFigures] = {}
+    try:
+        for name in networks:
+            figures[name] = _measure(name, device)
+    finally:
+        if figures:
+            versions = {name: version(name) for name in _PACKAGES}
+            report(Benchmarks(" ".join(sys.argv), describe_device(device), versions, figures))
 
 
 def _measure(network: str, device: torch.device) -> NetworkFigures:

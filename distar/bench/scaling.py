@@ -16,12 +16,14 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from distar.bench.iteration import run_iteration
 from distar.bench.measure import wait_for
 from distar.bench.subject import Subject, bench_runtime, make_subject
 from distar.errors import BenchmarkError
 from distar.processes import ending_with_us
+from distar.progress import track
 from distar.runtime import prepare_torch
 from distar.training.distribution import distribute
 
@@ -29,6 +31,7 @@ _WARM_UPS = 2  # the first makes the optimizers' states, the second finds the me
 # CUDA's allocator keeps what is freed. glibc's gives large blocks back, and processes then wait for one another in the
 # kernel for new pages, which has nothing to do with how they share their training.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
+_SETTINGS = _KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": "1"}
 
 
 def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float | None:
@@ -41,16 +44,16 @@ def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float
             process is every core (or GPU) once, and then all have one together.
 
     Raises:
-        BenchmarkError: a process failed.
+        BenchmarkError: a process failed; what it said is on the standard error.
     """
     processes = torch.cuda.device_count() or min(2, len(os.sched_getaffinity(0)))
     if processes < 2:
         return None
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = ending_with_us([*command, "-m", "distar.bench.scaling", network, str(batch_size), str(rounds)])
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _KEEP_FREED_MEMORY)
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | _SETTINGS)
     if ran.returncode:
-        raise BenchmarkError(f"timing {network} on {processes} processes failed: {ran.stderr.strip()[-1000:]}")
+        raise BenchmarkError(f"timing {network} on {processes} processes failed; what it said stands above")
     return median(mean(alone) / max(together) for alone, together in json.loads(ran.stdout.strip().splitlines()[-1]))
 
 
@@ -60,6 +63,7 @@ def _rounds(network: str, batch_size: int, rounds: int) -> list[list[list[float]
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cpu":
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    logging.disable_progress_bar()  # of loading weights
     alone = make_subject(network, device)  # before the group: transformers writes nothing on any but its first
     accelerator = prepare_torch(bench_runtime())
     if device.type == "cpu":
@@ -77,15 +81,17 @@ def _rounds(network: str, batch_size: int, rounds: int) -> list[list[list[float]
         return time.perf_counter() - begun
 
     measured = []
-    for _ in range(_WARM_UPS + rounds):
-        mine = 0.0
-        for turn in range(accelerator.num_processes):
+    with track("measure weak scaling", _WARM_UPS + rounds) as progress:
+        for _ in range(_WARM_UPS + rounds):
+            mine = 0.0
+            for turn in range(accelerator.num_processes):
+                accelerator.wait_for_everyone()
+                if turn == rank:
+                    mine = seconds_with(alone)
             accelerator.wait_for_everyone()
-            if turn == rank:
-                mine = seconds_with(alone)
-        accelerator.wait_for_everyone()
-        seconds = torch.tensor([[mine, seconds_with(together)]], dtype=torch.float64, device=accelerator.device)
-        measured.append(cast("Tensor", accelerator.gather(seconds)).T.tolist())
+            seconds = torch.tensor([[mine, seconds_with(together)]], dtype=torch.float64, device=accelerator.device)
+            measured.append(cast("Tensor", accelerator.gather(seconds)).T.tolist())
+            progress.advance()
     return measured[_WARM_UPS:]
 
 

@@ -126,7 +126,7 @@ def measure_scoring(subject: ScoringSubject, rounds: int, device: torch.device) 
             ways[_HPSV2 + _LOOP] = _one_by_one(score_hpsv2, levels)
             ways[_IMAGE_REWARD + _LOOP] = _one_by_one(_image_reward_package(image_reward, device), levels)
             turns = (Part(reward + way, ways[reward + way]) for reward in rewards for way in (_LOOP, _BATCH, _BF16))
-            timed = seconds_of([*turns], rounds, device)
+            timed = seconds_of("measure scoring", [*turns], rounds, device)
 
     def compare(way: str, tolerances: Mapping[str, float]) -> tuple[float, dict[str, float], dict[str, float]]:
         return (

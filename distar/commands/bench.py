@@ -30,5 +30,5 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
 def _run_bench(options: argparse.Namespace) -> None:
     from distar.bench.report import benchmarks_table, run_benchmarks
 
-    found = run_benchmarks(options.network or ["tiny"])
-    show(options, found.to_json(), benchmarks_table(found))
+    networks = list(dict.fromkeys(options.network or ["tiny"]))
+    run_benchmarks(networks, lambda found: show(options, found.to_json(), benchmarks_table(found)))

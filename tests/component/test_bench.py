@@ -80,7 +80,7 @@ def test_peak_is_what_is_held_at_once() -> None:
 def test_parts_take_turns_and_the_first_round_does_not_count() -> None:
     seen: list[str] = []
     parts = [Part("a", lambda: seen.append("a"), lambda: seen.append("before a")), Part("b", lambda: seen.append("b"))]
-    rounds = seconds_of(parts, 2, CPU)
+    rounds = seconds_of("measure", parts, 2, CPU)
     assert seen == ["before a", "a", "b"] * 3
     assert [[*one] for one in rounds] == [["a", "b"]] * 2
 
@@ -165,6 +165,27 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     timed = [*figures["seconds"].values(), *figures["scoring_seconds"].values()]
     assert all(value > 0 for value in [*timed, *peaks.values()])
     assert {name: figures[name] for name in asdict(runs)} == asdict(runs)
+
+
+def test_figures_are_kept_where_the_next_network_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(network: str, device: torch.device) -> report.NetworkFigures:
+        if network != "tiny":
+            raise BenchmarkError("the scores differ")
+        iteration_figures = iteration.IterationFigures(1.25, 1.0, 2.0, 0.0, {}, {})
+        return report.NetworkFigures(
+            iteration_figures, scoring.ScoringFigures(6.0, {}, {}, 5.0, {}, {}, {}), None, None
+        )
+
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(report, "_measure", measure)
+    assert main(["bench", "--network", "tiny", "--network", "sd15-100m", "--json"]) == 1
+    printed = capsys.readouterr()
+    assert {name: one["iteration_over_floor"] for name, one in json.loads(printed.out)["networks"].items()} == {
+        "tiny": 1.25
+    }
+    assert "the scores differ" in printed.err
 
 
 @pytest.mark.parametrize(("way", "reward_size"), [("objective", 16), ("lean_objective", 32)])
