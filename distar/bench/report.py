@@ -23,7 +23,7 @@ from distar.runtime import prepare_torch
 
 _BATCH_SIZES = {"tiny": 32, "sd15-100m": 8}
 _ROUNDS = {"tiny": 15, "sd15-100m": 3}
-_SCALING = {"tiny": (32, 10), "sd15-100m": (2, 3)}  # one thread a process is slow: fewer samples, and rounds
+_SCALING = {"tiny": (32, 10), "sd15-100m": (2, 5)}  # one thread a process is slow: fewer samples, and rounds
 _PIPELINE, _PIPELINE_ROUNDS = "tiny", 7  # the network whose profile makes a pipeline of minutes
 _PACKAGES = ("distar", "torch", "diffusers", "transformers", "accelerate", "hpsv2", "image-reward", "dvc", "prefect")
 
