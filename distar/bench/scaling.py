@@ -31,7 +31,7 @@ _WARM_UPS = 2  # the first makes the optimizers' states, the second finds the me
 # CUDA's allocator keeps what is freed. glibc's gives large blocks back, and processes then wait for one another in the
 # kernel for new pages, which has nothing to do with how they share their training.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
-_SETTINGS = _KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": "1"}
+_ENVIRONMENT = _KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": "1"}  # torchrun sets the latter itself, with a warning
 
 
 def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float | None:
@@ -51,7 +51,7 @@ def weak_scaling_efficiency(network: str, batch_size: int, rounds: int) -> float
         return None
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = ending_with_us([*command, "-m", "distar.bench.scaling", network, str(batch_size), str(rounds)])
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | _SETTINGS)
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | _ENVIRONMENT)
     if ran.returncode:
         raise BenchmarkError(f"timing {network} on {processes} processes failed; what it said stands above")
     return median(mean(alone) / max(together) for alone, together in json.loads(ran.stdout.strip().splitlines()[-1]))
