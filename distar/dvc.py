@@ -1,8 +1,9 @@
 """DVC's command line, as flows and audits run it: `python -m distar.dvc repro`.
 
-It is DVC but for how it handles YAML, which is most of what it computes in a repro. It replaces `dvc.lock` and its list
-of what is being read and written whole, so that one that is killed leaves neither half-written; what comes out is the
-same byte for byte. It parses no text twice. The process hardly looks for garbage, and ends without taking itself apart.
+It is DVC but for how it handles YAML and dependencies, which is most of what it computes in a repro. It replaces
+`dvc.lock` and its list of what is being read and written whole, so that one that is killed leaves neither half-written;
+what comes out is the same byte for byte. It parses no text twice, and hashes no dependency twice as long as its files
+stay as they are. The process hardly looks for garbage, and ends without taking itself apart.
 With DISTAR_DVC_WAITS set it starts, reads the project, and begins once a line comes in: environment variables, as JSON.
 """
 
@@ -16,7 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +37,7 @@ def run() -> NoReturn:
     import dvc.repo  # noqa: F401  as the line above: what `main` imports first, while it waits
     from dvc import dvcfile, rwlock
     from dvc.cli import main
+    from dvc.dependency.base import Dependency
     from dvc.repo import Repo
     from dvc.utils.serialize import _yaml
 
@@ -43,6 +45,7 @@ def run() -> NoReturn:
     _yaml.parse_yaml = known.parse
     dvcfile.modify_yaml = partial(_modify_yaml, plain=dvcfile.modify_yaml, known=known)
     rwlock._edit_rwlock = partial(_edit_rwlock, plain=rwlock._edit_rwlock)
+    Dependency._build = partialmethod(_build, plain=Dependency._build, known={})
     if waits:
         with suppress(Exception), Repo() as repo:  # whatever is wrong, `main` meets it again and tells
             _ = repo.index.graph  # imported, and parsed as far as nothing changes until then
@@ -70,6 +73,52 @@ class _KnownTexts:
         if text not in self._pickled:
             self.add(text, self._parse(text, path))
         return pickle.loads(self._pickled[text])  # noqa: S301  our own
+
+
+def _build(
+    dependency: Any,
+    odb: Any,
+    path: str,
+    fs: Any,
+    name: str,
+    *,
+    plain: Callable[..., Any],
+    known: dict[tuple[str, str], tuple[dict[Path, Any], Any]],
+    **options: Any,
+) -> Any:
+    """Return the hashes of a stage's dependency: DVC's method, but once for files that stay as they are.
+
+    DVC calls it four times a stage.
+
+    Args:
+        dependency: the dependency.
+        odb: where DVC keeps objects.
+        path: where the dependency lies.
+        fs: the file system in which it does.
+        name: the hash's.
+        plain: DVC's method.
+        known: what was returned of a path and a hash's name before, and the states of the files then.
+        options: what else DVC's method takes.
+    """
+    states = _states(path) if fs.protocol == "local" else {}
+    before, built = known.get((path, name), ({}, None))
+    if not states or states != before:
+        built = plain(dependency, odb, path, fs, name, **options)
+        known[path, name] = states, built
+    return built
+
+
+def _states(path: str) -> dict[Path, Any]:
+    """Return of a file, or of all that is in a folder, what DVC too goes by to tell whether it is still the same."""
+    return {file: _state(file) for file in (Path(path), *Path(path).rglob("*"))}
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @contextmanager

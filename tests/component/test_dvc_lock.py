@@ -1,18 +1,20 @@
-"""How flows' DVC keeps `dvc.lock`: as DVC itself writes it, byte for byte, and never half of it."""
+"""How flows' DVC keeps `dvc.lock`: as DVC itself writes it, byte for byte, never half of it, of files as they are."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from dvc.fs import LocalFileSystem
 from ruamel.yaml import YAML
 
-from distar.dvc import WAITS
+from distar.dvc import WAITS, _build
 from distar.worktree import DVC
 from tests.miniature import git_init
 
@@ -111,6 +113,60 @@ def test_list_of_what_is_being_written_is_replaced_and_never_cut(tmp_path: Path)
     being_written = json.loads((tmp_path / "seen").read_text()).get("write", {})
     assert [*being_written] == [str(tmp_path / "made")]
     assert "write" not in json.loads((tmp_path / ".dvc" / "tmp" / "rwlock").read_text())
+
+
+CHANGES = {
+    "appended": "echo more >> data/file",
+    "overwritten": "printf 'One' | dd of=data/file conv=notrunc status=none",
+    "replaced": "printf 'One' > new; touch -r data/file new; mv new data/file",
+    "renamed": "mv data/file data/other",
+    "removed": "rm data/file; touch data/other",
+    "added below": "mkdir data/below; touch data/below/file",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_dependency_that_a_stage_changes_is_hashed_anew(change: str, tmp_path: Path) -> None:
+    stages = {
+        "first": {"cmd": "touch first", "deps": ["data"], "outs": ["first"]},
+        "second": {"cmd": f"{change}; touch second", "deps": ["first"], "outs": ["second"]},
+        "third": {"cmd": "touch third", "deps": ["data", "second"], "outs": ["third"]},
+    }
+    write(tmp_path / "dvc.yaml", {"stages": stages})
+    git_init(tmp_path, [*PLAIN_DVC, "init", "--quiet"])
+
+    def hashes_by(dvc: Sequence[str]) -> list[str]:
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "file").write_text("one", encoding="utf-8")
+        subprocess.run([*dvc, "repro", "--quiet", "--force", "--no-run-cache"], cwd=tmp_path, check=True)
+        done = YAML(typ="safe").load(tmp_path / "dvc.lock")["stages"]
+        return [done[stage]["deps"][0]["md5"] for stage in ("first", "third")]
+
+    before, after = hashes_by(DVC)
+    assert before != after
+    assert [before, after] == hashes_by(PLAIN_DVC)
+
+
+def test_dependency_is_hashed_once(tmp_path: Path) -> None:
+    """What is asked for twice holds what was found first, as long as the folder's files stay as they are."""
+    asked: list[str] = []
+
+    def found(_dependency: object, _odb: object, path: str, *_others: object) -> int:
+        asked.append(path)
+        return len(asked)
+
+    def build(path: Path) -> int:
+        return _build(None, None, str(path), LocalFileSystem(), "md5", plain=found, known=known)
+
+    known: dict[tuple[str, str], tuple[dict[Path, object], object]] = {}
+    data, empty = tmp_path / "data", tmp_path / "empty"
+    data.write_text("one", encoding="utf-8")
+    empty.mkdir()
+    assert [build(data), build(empty), build(data), build(empty)] == [1, 2, 1, 2]
+    data.unlink()
+    assert build(data) == 3
+    assert asked == [str(data), str(empty), str(data)]
 
 
 def test_dvc_that_waits_tells_of_a_full_disk_as_dvc_does(pipeline: Path) -> None:
