@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 
 from distar.commands.output import show
 
@@ -30,5 +31,6 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
 def _run_bench(options: argparse.Namespace) -> None:
     from distar.bench.report import benchmarks_table, run_benchmarks
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was measured is shown
     networks = list(dict.fromkeys(options.network or ["tiny"]))
     run_benchmarks(networks, lambda found: show(options, found.to_json(), benchmarks_table(found)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -167,25 +169,56 @@ def test_command_prints_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert {name: figures[name] for name in asdict(runs)} == asdict(runs)
 
 
-def test_figures_are_kept_where_the_next_network_fails(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def second_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], None]]]:
+    """What is done instead of measuring a network after the first."""
+    done: list[Callable[[], None]] = []
+
     def measure(network: str, device: torch.device) -> report.NetworkFigures:
         if network != "tiny":
-            raise BenchmarkError("the scores differ")
-        iteration_figures = iteration.IterationFigures(1.25, 1.0, 2.0, 0.0, {}, {})
+            for do in done:
+                do()
         return report.NetworkFigures(
-            iteration_figures, scoring.ScoringFigures(6.0, {}, {}, 5.0, {}, {}, {}), None, None
+            iteration.IterationFigures(1.25, 1.0, 2.0, 0.0, {}, {}),
+            scoring.ScoringFigures(6.0, {}, {}, 5.0, {}, {}, {}),
+            None,
+            None,
         )
 
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(report, "_measure", measure)
-    assert main(["bench", "--network", "tiny", "--network", "sd15-100m", "--json"]) == 1
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield done
+    signal.signal(signal.SIGTERM, before)
+
+
+BOTH_NETWORKS = ["bench", "--network", "tiny", "--network", "sd15-100m", "--json"]
+
+
+def networks_in(printed: str) -> list[str]:
+    return [*json.loads(printed)["networks"]]
+
+
+def test_figures_are_kept_where_the_next_network_fails(
+    second_network: list[Callable[[], None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise BenchmarkError("the scores differ")
+
+    second_network.append(fail)
+    assert main(BOTH_NETWORKS) == 1
     printed = capsys.readouterr()
-    assert {name: one["iteration_over_floor"] for name, one in json.loads(printed.out)["networks"].items()} == {
-        "tiny": 1.25
-    }
+    assert networks_in(printed.out) == ["tiny"]
     assert "the scores differ" in printed.err
+
+
+def test_figures_are_kept_where_it_is_told_to_end(
+    second_network: list[Callable[[], None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    second_network.append(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        main(BOTH_NETWORKS)
+    assert networks_in(capsys.readouterr().out) == ["tiny"]
 
 
 @pytest.mark.parametrize(("way", "reward_size"), [("objective", 16), ("lean_objective", 32)])
