@@ -83,7 +83,7 @@ def _build(
     name: str,
     *,
     plain: Callable[..., Any],
-    known: dict[tuple[str, str], tuple[dict[Path, Any], Any]],
+    known: dict[tuple[str, str], tuple[dict[str, Any], Any]],
     **options: Any,
 ) -> Any:
     """Return the hashes of a stage's dependency: DVC's method, but once for files that stay as they are.
@@ -108,17 +108,15 @@ def _build(
     return built
 
 
-def _states(path: str) -> dict[Path, Any]:
-    """Return of a file, or of all that is in a folder, what DVC too goes by to tell whether it is still the same."""
-    return {file: _state(file) for file in (Path(path), *Path(path).rglob("*"))}
-
-
-def _state(file: Path) -> tuple[int, int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+def _states(path: str) -> dict[str, tuple[int, int, int]]:
+    """Return, of each file at or below a path, what DVC too goes by to tell whether it is still the same."""
+    files = [path, *(f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names)]
+    states = {}
+    for file in files:
+        with suppress(OSError):  # gone; DVC tells
+            found = Path(file).stat()
+            states[file] = found.st_ino, found.st_mtime_ns, found.st_size
+    return states
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def test_dependency_is_hashed_once(tmp_path: Path) -> None:
     def build(path: Path) -> int:
         return _build(None, None, str(path), LocalFileSystem(), "md5", plain=found, known=known)
 
-    known: dict[tuple[str, str], tuple[dict[Path, object], object]] = {}
+    known: dict[tuple[str, str], tuple[dict[str, object], object]] = {}
     data, empty = tmp_path / "data", tmp_path / "empty"
     data.write_text("one", encoding="utf-8")
     empty.mkdir()
