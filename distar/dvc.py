@@ -45,7 +45,8 @@ def run() -> NoReturn:
     _yaml.parse_yaml = known.parse
     dvcfile.modify_yaml = partial(_modify_yaml, plain=dvcfile.modify_yaml, known=known)
     rwlock._edit_rwlock = partial(_edit_rwlock, plain=rwlock._edit_rwlock)
-    Dependency._build = partialmethod(_build, plain=Dependency._build, known={})
+    dependencies: Any = Dependency  # a method may only be given another's type
+    dependencies._build = partialmethod(_build, plain=Dependency._build, known={})
     if waits:
         with suppress(Exception), Repo() as repo:  # whatever is wrong, `main` meets it again and tells
             _ = repo.index.graph  # imported, and parsed as far as nothing changes until then
