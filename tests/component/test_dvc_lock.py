@@ -169,6 +169,29 @@ def test_dependency_is_hashed_once(tmp_path: Path) -> None:
     assert asked == [str(data), str(empty), str(data)]
 
 
+COUNTING = """
+import sys
+from dvc.dependency.base import Dependency
+from distar.dvc import run
+
+plain = Dependency._build
+
+def counted(dependency, *args, **kwargs):
+    with open("hashed", "a") as file:
+        print(dependency.def_path, file=file)
+    return plain(dependency, *args, **kwargs)
+
+Dependency._build = counted
+sys.argv = ["dvc", "repro", "--quiet"]
+run()
+"""
+
+
+def test_repro_hashes_each_dependency_once(pipeline: Path) -> None:
+    subprocess.run([sys.executable, "-c", COUNTING], cwd=pipeline, check=True)
+    assert sorted((pipeline / "hashed").read_text().split()) == ["first", "second"]
+
+
 def test_dvc_that_waits_tells_of_a_full_disk_as_dvc_does(pipeline: Path) -> None:
     command = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *DVC, "repro"]
     for waits in ({}, {WAITS: "yes"}):
