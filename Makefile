@@ -1,5 +1,6 @@
 # make repro   the whole pipeline with the profile of params.yaml
 # make test    the tests, the linters, the type check and the layer check
+# make test-all  these, and the tests that take long
 # make server  Prefect's server and pages, an S3 server and the served flows, until Ctrl-C
 # Each builds the environment that it needs, once, in .venv.
 
@@ -11,7 +12,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: repro test server environment lock
+TWO_FILES := --numprocesses 2 --dist loadfile --no-loadscope-reorder   # at a time
+
+.PHONY: repro test test-all server environment lock
 
 repro: environment
 	dvc repro
@@ -23,7 +26,10 @@ test: environment
 	hadolint Dockerfile
 	check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	pyright
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder   # two files at a time
+	pytest $(TWO_FILES) -m "not slow"
+
+test-all: test
+	pytest $(TWO_FILES) -m slow
 
 server: environment
 	@exec python -m flows.server
