@@ -41,7 +41,7 @@ def state_provenance(folder: Path) -> Statement:
         files,
         yaml.load(folder / "params.yaml"),
         runs_behind(paths.RELEASE.as_posix(), digest),
-        [*_prompt_sets(folder), *_models(load_params())],
+        [*_prompt_sets(folder), *model_materials(load_params())],
         {name: entry for name, entry in stages.items() if name != "publish"},
     )
 
@@ -59,8 +59,12 @@ def _prompt_sets(folder: Path) -> list[Material]:
     ]
 
 
-def _models(params: Params) -> list[Material]:
-    """Name every file that was fetched, by the role of the folder that it was fetched into."""
+def model_materials(params: Params) -> list[Material]:
+    """Name every file that a profile fetches, by the role of the folder that it is fetched into.
+
+    Raises:
+        ModelFileError: the profile's lock file does not pin them all.
+    """
     pins = read_pins(lock_path(params.root.profile))
     return [
         Material(f"{paths.role(place)}/{name}", _uri(files, name), str(pin["sha256"]), {})

@@ -11,9 +11,10 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
@@ -29,6 +30,18 @@ _UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7})( |\r?$)", re.MULTILINE)
 
 T = TypeVar("T")
+
+
+def _with_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("expected a time with its zone, such as 2026-01-31T12:00:00+00:00")
+    return text
+
+
+# Fields of documents, as annotations of typed dictionaries.
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Timestamp = Annotated[str, AfterValidator(_with_zone)]
 
 
 class _LimitError(ValueError):

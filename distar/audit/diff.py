@@ -11,6 +11,7 @@ from distar import paths
 from distar.audit.evidence import Evidence
 from distar.audit.origin import parameter_differences
 from distar.audit.page import Page, Picture, Pictures, Rows
+from distar.evaluation.summary import read_metrics
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ def diff(a: Evidence, b: Evidence) -> Diff:
         ReleaseError: nothing is stated of one of them, or its metrics are damaged.
     """
     ours, theirs = a.stated.all_parameters, b.stated.all_parameters
-    metrics_a, metrics_b = (dict(_figures(json.loads(each.read(paths.METRICS.name)))) for each in (a, b))
+    metrics_a, metrics_b = (
+        dict(_figures(read_metrics(each.read(paths.METRICS.name), f"metrics.json of {each.release}")))
+        for each in (a, b)
+    )
     return Diff(
         a.release,
         b.release,

@@ -3,42 +3,98 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
+from securesystemslib.signer import Key
+
+from distar.documents import read_json
 from distar.errors import ReleaseError, SigningError
 from distar.fetching.source import FileMissingError
-from distar.lineage.provenance import Statement
+from distar.lineage.provenance import PREDICATE_TYPE, Statement
 from distar.lineage.stated import Stated
-from distar.release.releases import alias_names, find, read_alias, read_release, release_ids
-from distar.release.signing import ENVELOPE_SUFFIX, envelope_from_bytes
+from distar.release.releases import find, manifest_of, read_aliases, read_release, release_ids
+from distar.release.signing import check_signatures, open_attestation, statement_names
 from distar.release.storage import Store
 
+Trust = Literal["trusted", "untrusted", "not checked", "unsigned"]
+
 _SHA256 = re.compile("[0-9a-f]{8,64}")
+_MAX_DOCUMENT = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Attested:
-    """A statement as it is attached to a release, what it says, and the keys that claim to have signed it."""
+    """A statement as it is attached to a release.
+
+    Attributes:
+        name: its name in the store.
+        statement: the whole of it.
+        stated: what it says.
+        keyids: the keys that claim to have signed it.
+        trust: whether a trusted key signed it; without trusted keys, whether it bears a signature, which then nobody
+            checked.
+    """
 
     name: str
     statement: Statement
     stated: Stated
     keyids: list[str]
+    trust: Trust
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A statement that cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Statements:
+    """The statements that are attached to a release.
+
+    Attributes:
+        readable: those of how it was made, the one to go by first: trusted ones, then signed ones, then the newest.
+        unreadable: damaged ones, and those of another form.
+    """
+
+    readable: list[Attested]
+    unreadable: list[Unreadable]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One release in a store; nothing of it is verified here but the manifest's hash."""
+    """One release in a store; its manifest's hash is checked, and the statements' signatures are if keys are trusted.
+
+    Attributes:
+        store: where it is.
+        release: its id.
+        files: the manifest's.
+        manifest_bytes: the manifest's size.
+        aliases: those that point at it.
+        alias_problems: what is wrong with an alias, by its name; it may have pointed here.
+        statements: what is stated of it.
+        keys_given: whether trusted keys decide what statement to go by.
+    """
 
     store: Store
     release: str
     files: dict[str, dict[str, Any]]
+    manifest_bytes: int
     aliases: list[str]
-    attested: list[Attested]
-    """Those that can be read, the signed and the newest first."""
+    alias_problems: dict[str, str]
+    statements: Statements
+    keys_given: bool
+
+    @property
+    def attested(self) -> list[Attested]:
+        """The statements that count: with trusted keys, those that one of them signed; else all that can be read."""
+        return [one for one in self.statements.readable if not self.keys_given or one.trust == "trusted"]
 
     @property
     def best(self) -> Attested:
@@ -47,12 +103,18 @@ class Evidence:
         Raises:
             ReleaseError: there is none.
         """
-        if not self.attested:
+        if self.attested:
+            return self.attested[0]
+        here = f"{self.store.url}: release {self.release}"
+        if self.statements.readable:
             raise ReleaseError(
-                f"{self.store.url}: nothing is stated of how release {self.release} was made; publish it again "
-                "from the project that made it"
+                f"{here}: none of the trusted keys signed what is stated of how it was made; name its key with --key, "
+                "or leave trusted keys out (publish.trusted_keys: []) to see what others state"
             )
-        return self.attested[0]
+        damaged = "".join(f"; {one.name}: {one.reason}" for one in self.statements.unreadable)
+        raise ReleaseError(
+            f"{here}: nothing is stated of how it was made{damaged}; publish it again from the project that made it"
+        )
 
     @property
     def stated(self) -> Stated:
@@ -70,6 +132,11 @@ class Evidence:
             raise ReleaseError(
                 f"{self.store.url}: release {self.release} has no {path}; it has {', '.join(self.files)}"
             )
+        if pin["bytes"] > _MAX_DOCUMENT:
+            raise ReleaseError(
+                f"{self.store.url}: {path} of release {self.release} has {pin['bytes']} bytes; expected a document of "
+                f"at most {_MAX_DOCUMENT}"
+            )
         try:
             with self.store.open_blob(pin["sha256"]) as chunks:
                 content = b"".join(chunks)
@@ -82,34 +149,49 @@ class Evidence:
         return content
 
 
-def gather(store: Store, text: str) -> Evidence:
+def gather(store: Store, text: str, trusted: Sequence[Key] = ()) -> Evidence:
     """Gather what a store holds of the release that an id, the beginning of one, an alias or a file's sha256 names.
+
+    Args:
+        store: where to look.
+        text: the release's name.
+        trusted: the keys whose signatures decide which statement counts; without any, every one does.
 
     Raises:
         ReleaseError: there is none, or its manifest is damaged.
     """
-    release = _resolve(store, text)
+    return gather_release(store, resolve(store, text), trusted)
+
+
+def gather_release(store: Store, release: str, trusted: Sequence[Key]) -> Evidence:
+    """Gather what a store holds of the release with this very id; raises as `gather`."""
     files = read_release(store, release)
-    aliases = [name for name in alias_names(store) if read_alias(store, name).release == release]
-    return Evidence(store, release, files, aliases, _attested(store, release))
+    sound, problems = read_aliases(store)
+    aliases = [name for name, alias in sound.items() if alias.release == release]
+    return Evidence(
+        store,
+        release,
+        files,
+        len(manifest_of(store, release)),
+        aliases,
+        problems,
+        gather_statements(store, release, files, trusted),
+        bool(trusted),
+    )
 
 
-def gather_all(store: Store) -> list[Evidence]:
-    """Gather what a store holds of every release that can be read."""
-    return [gather(store, release) for release in release_ids(store)]
+def resolve(store: Store, text: str) -> str:
+    """Return the id of the release that a text names: an id, the beginning of one, an alias, or a file's sha256.
 
-
-def _resolve(store: Store, text: str) -> str:
+    Raises:
+        ReleaseError: it names none, or several.
+    """
     try:
         return find(store, text)
     except ReleaseError:
         if not _SHA256.fullmatch(text):
             raise
-        holders = [
-            release
-            for release in release_ids(store)
-            if any(str(pin["sha256"]).startswith(text) for pin in read_release(store, release).values())
-        ]
+        holders = [release for release in release_ids(store) if _holds(store, release, text)]
         if len(holders) != 1:
             told = (
                 f"files of {len(holders)} releases begin so: {', '.join(holders)}" if holders else "no file begins so"
@@ -121,16 +203,48 @@ def _resolve(store: Store, text: str) -> str:
         return holders[0]
 
 
-def _attested(store: Store, release: str) -> list[Attested]:
-    found = []
-    for name in store.names(f"attestations/{release}/"):
-        document = store.read(name) if name.endswith(ENVELOPE_SUFFIX) else None
-        if document is None:
-            continue
+def gather_statements(
+    store: Store, release: str, files: dict[str, dict[str, Any]], trusted: Sequence[Key]
+) -> Statements:
+    """Read every statement that is attached to a release; one that is damaged hides no other."""
+    findings = check_signatures(store, release, files, trusted)
+    signed = {finding.attestation for finding in findings if finding.status == "valid"}
+    readable, unreadable = [], []
+    for name in statement_names(store, release):
         try:
-            envelope = envelope_from_bytes(document.content, name)
-            statement = json.loads(envelope.payload)
-            found.append(Attested(name, statement, Stated.read(statement), list(envelope.signatures)))
-        except (SigningError, ReleaseError):
-            continue  # of another kind, or damaged, which `audit verify` names: check_signatures reads it too
-    return sorted(found, key=lambda one: (bool(one.keyids), one.stated.ended), reverse=True)
+            envelope = open_attestation(store, name)
+            statement = _read_statement(envelope.payload, name)
+            stated = Stated.read(statement)
+        except (SigningError, ReleaseError) as error:
+            unreadable.append(Unreadable(name, str(error)))
+            continue
+        keyids = list(envelope.signatures)
+        if name in signed:
+            trust: Trust = "trusted"
+        elif trusted:
+            trust = "untrusted"
+        else:
+            trust = "not checked" if keyids else "unsigned"
+        readable.append(Attested(name, statement, stated, keyids, trust))
+    rank = {"trusted": 3, "not checked": 2, "untrusted": 1, "unsigned": 0}
+    readable.sort(key=lambda one: (one.stated.release_id == release, rank[one.trust], _ended(one)), reverse=True)
+    return Statements(readable, unreadable)
+
+
+def _read_statement(payload: bytes, name: str) -> Statement:
+    statement = read_json(payload, name, ReleaseError)
+    if not isinstance(statement, dict) or statement.get("predicateType") != PREDICATE_TYPE:
+        raise ReleaseError(f"it is no statement of provenance (predicateType {PREDICATE_TYPE})")
+    return statement
+
+
+def _ended(one: Attested) -> datetime:
+    return datetime.fromisoformat(one.stated.ended) if one.stated.ended else datetime.min.replace(tzinfo=UTC)
+
+
+def _holds(store: Store, release: str, beginning: str) -> bool:
+    try:
+        files = read_release(store, release)
+    except ReleaseError:
+        return False  # its own verification names it
+    return any(str(pin["sha256"]).startswith(beginning) for pin in files.values())

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distar.audit.evidence import Evidence, gather
+from securesystemslib.signer import Key
+
+from distar import paths
+from distar.attesting import model_materials
+from distar.audit.evidence import Attested, Statements, Trust, gather_statements
 from distar.audit.page import Note, Page, Rows
 from distar.audit.repository import Repository
-from distar.errors import ParameterError, ReleaseError
-from distar.release.releases import release_ids
+from distar.documents import read_json, validated
+from distar.errors import DistarError, ParameterError, ReleaseError
+from distar.params import load_params
+from distar.release.releases import read_aliases, read_release, release_ids
 from distar.release.storage import Store
+from distar.shared_params import PROFILES_DIR
 
 Role = Literal["prompts", "reference", "reward"]
 
@@ -22,16 +32,23 @@ _ROLES: dict[Role, tuple[str, ...]] = {
 }
 _HASH = re.compile(r"[0-9a-f]{8,64}(\.dir)?")
 _STAGES: dict[Role, str] = {"prompts": "prompts", "reference": "reference", "reward": "rewards"}
+_HOW: dict[Trust, str] = {
+    "trusted": "a trusted key signed it",
+    "untrusted": "untrusted: no trusted key signed it",
+    "not checked": "signed; no trusted key is given",
+    "unsigned": "not signed",
+}
 
 
 @dataclass(frozen=True)
 class MadeRelease:
-    """A release that was made from it, by which of its materials."""
+    """A release that was made from it, by which of its materials, and what the statement that says so is worth."""
 
     release: str
     aliases: list[str]
     finished: str
     materials: list[dict[str, Any]]
+    trust: Trust
 
 
 @dataclass(frozen=True)
@@ -52,45 +69,56 @@ class Made:
     store: str
     releases: list[MadeRelease]
     commits: list[MadeCommit]
-    unknown: list[str]
-    """Releases of which nothing is stated, or that are damaged, so that they may have been made from it too."""
+    unknown: dict[str, str]
+    """Releases that may have been made from it too, and why nobody can tell."""
 
 
-def forward(store: Store, role: Role, sha256: str, repository: Repository) -> Made:
+def forward(store: Store, role: Role, sha256: str, repository: Repository, trusted: Sequence[Key] = ()) -> Made:
     """Find the releases and the commits that were made from what has this hash, or begins with it.
 
     A hash is the sha256 of a file, or of a prompt set, as `audit show` tells it; or DVC's md5 of an output. Commits are
     found by DVC's hash of the stage's output, which releases made from the same content tell, and `git log -S` finds.
+    Every statement counts, whoever signed it: a recall that warns of too much is better than one that misses.
 
     Raises:
-        ParameterError: it is no hash: a misspelt one would tell that nothing is affected.
+        ParameterError: it is no hash, or nothing knows it: a misspelt one would tell that nothing is affected.
     """
     if not _HASH.fullmatch(sha256):
         raise ParameterError(
             f"--{role}: got {sha256!r}, expected a hash, or at least eight digits of one: 0-9 and a-f "
             "(`distar audit show` tells them)"
         )
-    everything = {release: _readable(store, release) for release in release_ids(store)}
-    stated = [evidence for evidence in everything.values() if evidence]
-    unknown = [release for release, evidence in everything.items() if not evidence]
-    made = [(evidence, _materials(evidence, role, sha256)) for evidence in stated]
-    hit = [(evidence, materials) for evidence, materials in made if materials or sha256 in _md5s(evidence, role)]
-    md5s = dict.fromkeys([*(md5 for evidence, _ in hit for md5 in _md5s(evidence, role)), sha256])
-    return Made(
-        role,
-        sha256,
-        store.url,
-        [
-            MadeRelease(evidence.release, evidence.aliases, evidence.stated.ended, materials)
-            for evidence, materials in sorted(hit, key=lambda pair: pair[0].stated.ended)
-        ],
-        [
-            MadeCommit(commit, repository.refs_of(commit), md5)
-            for md5 in md5s
-            for commit in repository.commits_with(md5)
-        ],
-        unknown,
+    aliases, _ = read_aliases(store)
+    releases, unknown, known = [], {}, set(_pinned())
+    md5s: dict[str, None] = {}
+    for release in release_ids(store):
+        statements, doubt = _statements(store, release, trusted)
+        if doubt:
+            unknown[release] = doubt
+        hits = []
+        for attested in statements.readable:
+            known |= {(entry["name"], digest) for entry in attested.stated.materials for digest in _sha256(entry)}
+            known |= {(_STAGES[one], md5) for one in _STAGES for md5 in _md5s(attested, one)}
+            materials = _materials(attested, role, sha256)
+            if materials or any(md5.startswith(sha256) for md5 in _md5s(attested, role)):
+                hits.append((attested, materials))
+                md5s |= dict.fromkeys(_md5s(attested, role))
+        if hits:
+            best, materials = hits[0]
+            pointing = [name for name, alias in aliases.items() if alias.release == release]
+            releases.append(MadeRelease(release, pointing, best.stated.ended, materials, best.trust))
+            unknown.pop(release, None)
+    commits = [
+        MadeCommit(commit, repository.refs_of(commit), md5)
+        for md5 in dict.fromkeys([*md5s, sha256])
+        for commit in repository.commits_with(md5)
+    ]
+    here = any(
+        digest.startswith(sha256) for name, digest in known if name.split("/")[0] in (*_ROLES[role], _STAGES[role])
     )
+    if not releases and not commits and not here:
+        raise ParameterError(_unknown_hash(store, role, sha256, known, unknown))
+    return Made(role, sha256, store.url, sorted(releases, key=lambda one: one.finished), commits, unknown)
 
 
 def page_of(made: Made) -> Page:
@@ -102,43 +130,84 @@ def page_of(made: Made) -> Page:
             ", ".join(one.aliases),
             one.finished[:19],
             ", ".join(m["name"] for m in one.materials) or "all of it",
+            _HOW[one.trust],
         )
         for one in made.releases
     ]
     commits = [(one.commit, ", ".join(one.refs), one.md5) for one in made.commits]
+    unknown = "; ".join(f"{release} ({why})" for release, why in made.unknown.items())
     return Page(
         f"Made from {made.hash}",
         f"As {shown}. Releases in {made.store}: {len(releases)}; commits in this repository: {len(commits)}.",
         [
-            Rows("Releases", ("release", "aliases", "finished", "by"), releases),
+            Rows("Releases", ("release", "aliases", "finished", "by", "stated"), releases),
             Rows("Commits whose dvc.lock has it", ("commit", "on", "DVC's hash"), commits),
-            *(
-                [Note(f"Nothing is stated of these, so they may be too: {', '.join(made.unknown)}.")]
-                * bool(made.unknown)
-            ),
+            *([Note(f"These may be too: {unknown}.")] * bool(unknown)),
         ],
     )
 
 
-def _readable(store: Store, release: str) -> Evidence | None:
-    """Return what is stated of a release; a recall must neither fail for a damaged one nor leave it out."""
+def _statements(store: Store, release: str, trusted: Sequence[Key]) -> tuple[Statements, str]:
+    """Return what is stated of a release, and why that may not be all: a recall leaves no damaged one out."""
+    doubt = ""
     try:
-        evidence = gather(store, release)
+        files = read_release(store, release)
     except ReleaseError:
-        return None
-    return evidence if evidence.attested else None
+        files, doubt = {}, "its manifest is damaged"
+    statements = gather_statements(store, release, files, trusted)
+    if statements.unreadable:
+        doubt = "a statement of it is damaged"
+    elif not statements.readable:
+        doubt = "nothing is stated of it"
+    elif trusted and all(one.trust != "trusted" for one in statements.readable):
+        doubt = doubt or "no trusted key signed what is stated of it"
+    return statements, doubt
 
 
-def _materials(evidence: Evidence, role: Role, sha256: str) -> list[dict[str, Any]]:
+def _materials(attested: Attested, role: Role, sha256: str) -> list[dict[str, Any]]:
     return [
         entry
-        for entry in evidence.stated.materials
-        if entry["name"].split("/")[0] in _ROLES[role] and entry["digest"].get("sha256", "").startswith(sha256)
+        for entry in attested.stated.materials
+        if entry["name"].split("/")[0] in _ROLES[role] and any(one.startswith(sha256) for one in _sha256(entry))
     ]
 
 
-def _md5s(evidence: Evidence, role: Role) -> list[str]:
+def _sha256(entry: dict[str, Any]) -> list[str]:
+    return [entry["digest"]["sha256"]] if "sha256" in entry["digest"] else []
+
+
+def _md5s(attested: Attested, role: Role) -> list[str]:
     """Return DVC's hashes of what the stage of this role gave, as the release's dvc.lock has them."""
-    return [
-        out["md5"] for out in evidence.stated.dvc_lock.get(_STAGES[role], {}).get("outs", ()) if out.get("nfiles", 1)
-    ]
+    outs = attested.stated.dvc_lock.get(_STAGES[role], {}).get("outs", ())
+    return [out["md5"] for out in outs if out.get("nfiles", 1) and "md5" in out]
+
+
+def _pinned() -> Iterator[tuple[str, str]]:
+    """Yield what this project has, from which perhaps no release was made yet: its models' files and prompt sets.
+
+    It only helps to tell a misspelt hash from one without consequences, so what cannot be read is left out.
+    """
+    for path in sorted(PROFILES_DIR.glob("*.yaml")):
+        with suppress(DistarError):
+            yield from ((one.name, one.sha256) for one in model_materials(load_params(profile=path.stem)))
+    if paths.PROMPTS_CARD.is_file():
+        with suppress(DistarError):
+            card = read_json(paths.PROMPTS_CARD.read_bytes(), str(paths.PROMPTS_CARD), ReleaseError)
+            sets = validated(dict[str, dict[str, Any]], card, str(paths.PROMPTS_CARD), ReleaseError)
+            yield from ((f"prompts/{part}", str(entry.get("sha256"))) for part, entry in sets.items())
+
+
+def _unknown_hash(store: Store, role: Role, sha256: str, known: set[tuple[str, str]], unknown: dict[str, str]) -> str:
+    digests = {digest: name for name, digest in sorted(known, reverse=True)}
+    others = [f"{digest} ({name})" for digest, name in digests.items() if digest.startswith(sha256)]
+    beginnings = {digest[: len(sha256)]: digest for digest in digests}
+    near = [beginnings[one] for one in difflib.get_close_matches(sha256, beginnings, n=3, cutoff=0.75)]
+    told = [f"--{role}: nothing here knows {sha256}: no release in {store.url}, no commit's dvc.lock, no lock file"]
+    if others:
+        told.append(f"it is known in another role: {'; '.join(others[:3])}")
+    elif near:
+        told.append(f"near it are {'; '.join(f'{digest} ({digests[digest]})' for digest in near)}")
+    told.append("check it against `distar audit show`")
+    if unknown:
+        told.append(f"{len(unknown)} releases may have been made from it all the same: {', '.join(unknown)}")
+    return "; ".join(told)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from distar.audit.repository import Repository
+from distar.documents import read_yaml
+from distar.errors import ReleaseError
+from distar.lineage.pipeline import DVC_LOCK
 from distar.lineage.secrets import without_secrets
 from distar.lineage.stated import Stated
 from distar.paths import RELEASE
@@ -43,7 +44,8 @@ def find_origin(stated: Stated, repository: Repository) -> Origin:
     """
     runs, lock = stated.runs, stated.dvc_lock
     ran_at = list(dict.fromkeys(run["git"]["commit"] for run in reversed(runs) if run["git"]))
-    recorded_by = repository.commits_with(release_md5(lock)) if "package" in lock else []
+    md5 = release_md5(lock)
+    recorded_by = repository.commits_with(md5) if md5 else []
     candidates = [commit for commit in dict.fromkeys([*ran_at, *recorded_by]) if repository.has(commit)]
     compared = [(commit, list(_differences(runs, lock, commit, repository))) for commit in candidates]
     nearest = min(compared, key=lambda pair: len(pair[1]), default=(None, []))
@@ -52,12 +54,26 @@ def find_origin(stated: Stated, repository: Repository) -> Origin:
 
 def release_md5(lock: Mapping[str, Any]) -> str:
     """Return DVC's hash of the release folder, by the stages of dvc.lock."""
-    return md5_of(lock["package"]["outs"], RELEASE.as_posix()) or ""
+    return md5_of(lock.get("package", {}).get("outs", []), RELEASE.as_posix()) or ""
+
+
+def lock_at(commit: str, repository: Repository) -> dict[str, Any]:
+    """Return the stages of a commit's dvc.lock, but for `publish`, as provenance states them.
+
+    Raises:
+        ReleaseError: it cannot be read.
+    """
+    content = repository.read(commit, DVC_LOCK.as_posix()) or b""
+    document = read_yaml(content, f"{DVC_LOCK} of commit {commit[:12]}", ReleaseError)
+    stages = document.get("stages") if isinstance(document, dict) else None
+    if not isinstance(stages, dict):
+        raise ReleaseError(f"{DVC_LOCK} of commit {commit[:12]} holds no stages")
+    return without_secrets({name: entry for name, entry in stages.items() if name != "publish"})
 
 
 def md5_of(entries: list[dict[str, Any]], path: str) -> str | None:
     """Return DVC's hash of one dependency or output of a stage of dvc.lock."""
-    return next((entry["md5"] for entry in entries if entry["path"] == path), None)
+    return next((entry.get("md5") for entry in entries if entry["path"] == path), None)
 
 
 def parameter_differences(mine: Any, theirs: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -109,14 +125,14 @@ def _tracked_by_dvc(stage: str, path: str, lock: Mapping[str, Any], commit: str,
 def _of_parameters(run: dict[str, Any], commit: str, repository: Repository) -> Iterator[Difference]:
     for path, values in run["parameters"].items():
         text = repository.read(commit, path)
-        content = without_secrets(YAML(typ="safe").load(text)) if text is not None else {}
+        content = {} if text is None else without_secrets(read_yaml(text, f"{path} of {commit[:12]}", ReleaseError))
         theirs = {key: _at(content, key) for key in values}
         for name, mine, other in parameter_differences(values, theirs):
             yield Difference(f"{path}: {name}", json.dumps(mine), json.dumps(other))
 
 
 def _at(content: Any, key: str) -> Any:
-    if key in content:
+    if isinstance(content, Mapping) and key in content:
         return content[key]
     for part in key.split("."):
         content = content.get(part, {}) if isinstance(content, Mapping) else {}

@@ -21,6 +21,7 @@ from rich.text import Text
 from distar.atomic import written_whole
 from distar.audit.graph import Kind, Node, draw
 from distar.errors import ParameterError, StorageError
+from distar.text import plain
 
 Status = Literal["good", "bad", "neutral"]
 
@@ -131,12 +132,12 @@ def print_page(page: Page, console: Console | None = None) -> None:
     Pictures and folded texts are told of, not shown.
     """
     console = console or Console()
-    console.print(_text(page.title, "bold"))
-    console.print(_text(page.lead))
+    console.print(plain(page.title, "bold"))
+    console.print(plain(page.lead))
     for section in page.sections:
         console.print()
         if not isinstance(section, Note):
-            console.print(_text(section.title, "bold"))
+            console.print(plain(section.title, "bold"))
         console.print(_printed(section, console))
 
 
@@ -147,7 +148,7 @@ def _printed(section: Section, console: Console) -> RenderableType:
         case Rows():
             return _fitting(console, lambda cell: _rows_table(section, cell))
         case Pictures(pictures=pictures):
-            return _text("\n".join(f"{picture.caption}: {_size(picture.png)}" for picture in pictures))
+            return plain("\n".join(f"{picture.caption}: {_size(picture.png)}" for picture in pictures))
         case Graph(nodes=nodes, edges=edges):
             titles = {node.key: node.title for node in nodes}
             rows = [
@@ -162,16 +163,16 @@ def _printed(section: Section, console: Console) -> RenderableType:
             table = Rows(section.title, ("kind", "name", "", "made from"), rows)
             return _fitting(console, lambda cell: _rows_table(table, cell))
         case Code(text=text):
-            return _text(f"{len(text.splitlines())} lines, which the HTML page shows")
+            return plain(f"{len(text.splitlines())} lines, which the HTML page shows")
         case Note(text=text):
-            return _text(text, "dim")
+            return plain(text, "dim")
 
 
 def _fitting(console: Console, table: Callable[[Callable[[str], Text]], Table]) -> Table:
-    whole = table(_text)
+    whole = table(plain)
     if console.measure(whole, options=console.options.update(max_width=10_000)).maximum <= console.width:
         return whole
-    return table(lambda cell: _text(_HASH.sub(lambda found: found[0][:_SHORT_HASH], cell)))
+    return table(lambda cell: plain(_HASH.sub(lambda found: found[0][:_SHORT_HASH], cell)))
 
 
 def _facts_table(facts: Mapping[str, str], cell: Callable[[str], Text]) -> Table:
@@ -179,7 +180,7 @@ def _facts_table(facts: Mapping[str, str], cell: Callable[[str], Text]) -> Table
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in facts.items():
-        table.add_row(_text(label), cell(value))
+        table.add_row(plain(label), cell(value))
     return table
 
 
@@ -188,16 +189,11 @@ def _rows_table(section: Rows, cell: Callable[[str], Text]) -> Table:
     if section.statuses:
         table.add_column("")
     for column in section.columns:
-        table.add_column(_text(column), overflow="fold")
-    marks = [[_text(*_MARKS[status])] for status in section.statuses] or [[]] * len(section.rows)
+        table.add_column(plain(column), overflow="fold")
+    marks = [[plain(*_MARKS[status])] for status in section.statuses] or [[]] * len(section.rows)
     for mark, row in zip(marks, section.rows, strict=True):
         table.add_row(*mark, *map(cell, row))
     return table
-
-
-def _text(text: str, style: str = "") -> Text:
-    """Wrap what may come from a stranger's store: no markup, and no control characters that steer a terminal."""
-    return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text), style)
 
 
 def _size(png: bytes) -> str:

@@ -24,14 +24,14 @@ from rich.filesize import decimal as bytes_text
 
 from distar import paths
 from distar.atomic import is_workshop, remove_whole
-from distar.audit.evidence import gather_all
+from distar.audit.evidence import gather_statements
 from distar.audit.origin import release_md5
 from distar.audit.page import Page, Rows, Status
 from distar.audit.repository import Repository
 from distar.errors import DistarError, StorageError, WorkDirectoryError
 from distar.fetching.downloads import downloads_dir
 from distar.locking import held_if_free
-from distar.release.releases import alias_names, read_alias
+from distar.release.releases import alias_names, read_alias, release_ids
 from distar.release.storage import Store, open_store
 from distar.shared_params import PARAMS_PATH, RootParams, read_strict
 from distar.worktree import output_of
@@ -150,9 +150,10 @@ def _experiments(limit: float) -> Iterator[Stale]:
 
 def _released() -> set[bytes]:
     """Return DVC's hashes of all published releases."""
-    everything = gather_all(_store())
-    locks = [evidence.stated.dvc_lock for evidence in everything if evidence.attested]
-    return {release_md5(lock).encode() for lock in locks if "package" in lock}
+    store = _store()
+    everything = [gather_statements(store, release, {}, ()) for release in release_ids(store)]
+    locks = [one.stated.dvc_lock for statements in everything for one in statements.readable]
+    return {md5.encode() for lock in locks if (md5 := release_md5(lock))}
 
 
 def _store() -> Store:

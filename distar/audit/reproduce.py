@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from distar.audit.origin import find_origin
 from distar.audit.page import Facts, Note, Page, Rows, Status
 from distar.audit.repository import Repository
 from distar.errors import ReleaseError
+from distar.evaluation.summary import read_metrics
 from distar.fetching.downloads import downloads_dir
 from distar.processes import ending_with_us
 from distar.release.package import MANIFEST
+from distar.release.releases import parse_manifest
 from distar.worktree import DVC, worktree
 
 STANDARD_ERRORS = 3.0
@@ -87,9 +89,11 @@ def reproduce(evidence: Evidence, repository: Repository) -> Reproduced:
         _repro(folder)
         release = folder / paths.RELEASE
         content = (release / MANIFEST).read_bytes()
-        files = json.loads(content)["files"]
+        files = parse_manifest(content, str(release / MANIFEST))
         device = _device(_newest_record(folder / "runs" / "train"))
-        metrics = list(_compared(json.loads(evidence.read(paths.METRICS.name)), release / paths.METRICS.name))
+        theirs = read_metrics(evidence.read(paths.METRICS.name), f"{paths.METRICS.name} of {evidence.release}")
+        ours = read_metrics((release / paths.METRICS.name).read_bytes(), str(paths.METRICS))
+        metrics = list(_compared(theirs["generator"], ours["generator"]))
     runs = {run["stage"]: run for run in evidence.stated.runs}
     got, original = hashlib.sha256(content).hexdigest(), _device(runs.get("train"))
     environment = list(_environment_differences(runs))
@@ -167,8 +171,12 @@ def _repro(folder: Path) -> None:
 def _environment_differences(runs: dict[str, Any]) -> Iterator[str]:
     libraries = runs["train"]["environment"]["libraries"] if "train" in runs else {}
     for name, then in libraries.items():
-        if version(name) != then:
-            yield f"{name} {then}, now {version(name)}"
+        try:
+            now = version(name)
+        except PackageNotFoundError:
+            now = "not installed"
+        if now != then:
+            yield f"{name} {then}, now {now}"
 
 
 def _device(run: dict[str, Any] | None) -> str | None:
@@ -181,12 +189,14 @@ def _newest_record(folder: Path) -> dict[str, Any]:
     )
 
 
-def _compared(release: dict[str, Any], path: Path) -> Iterator[Compared]:
-    reproduction = json.loads(path.read_text(encoding="utf-8"))["generator"]
-    for name, mine in release["generator"]["rewards"].items():
-        other = reproduction["rewards"][name]
-        spread = math.hypot(mine["sem"] or 0.0, other["sem"] or 0.0)
+def _compared(release: dict[str, Any], reproduction: dict[str, Any]) -> Iterator[Compared]:
+    """Compare the figures that both have; one that either lacks is not a number, which agrees with nothing."""
+    for name, mine in release["rewards"].items():
+        other = reproduction["rewards"].get(name, {"mean": math.nan})
+        spread = math.hypot(mine.get("sem") or 0.0, other.get("sem") or 0.0)
         yield Compared(f"reward: {name}", mine["mean"], other["mean"], STANDARD_ERRORS * spread)
-    for name, value in release["generator"].items():
+    for name, value in release.items():
         if isinstance(value, float):
-            yield Compared(name.replace("_", " "), value, reproduction[name], RELATIVE * abs(value))
+            other = reproduction.get(name)
+            shown = other if isinstance(other, float) else math.nan
+            yield Compared(name.replace("_", " "), value, shown, RELATIVE * abs(value))

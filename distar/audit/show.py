@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import networkx as nx
+
 from distar import paths
-from distar.audit.evidence import Evidence
+from distar.audit.evidence import Evidence, Trust
 from distar.audit.graph import Node
 from distar.audit.origin import Origin, find_origin
 from distar.audit.page import Code, Facts, Graph, Note, Page, Picture, Pictures, Rows, Section
 from distar.audit.repository import Repository
+from distar.evaluation.summary import read_metrics
+
+_MOST_NODES = 80  # of a lineage that is drawn; a sound one has about twenty
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,9 @@ class Shown:
     unrecorded: list[str]
     metrics: dict[str, Any]
     signed_by: list[str]
+    trust: Trust
+    not_gone_by: list[str]
+    """Names of statements about the release that are beside the one shown: unsigned, older, or by other keys."""
 
 
 def show(evidence: Evidence, repository: Repository) -> Shown:
@@ -53,8 +62,13 @@ def show(evidence: Evidence, repository: Repository) -> Shown:
         materials=stated.materials,
         runs=stated.runs,
         unrecorded=stated.unrecorded,
-        metrics=json.loads(evidence.read(paths.METRICS.name)),
+        metrics=read_metrics(evidence.read(paths.METRICS.name), f"{paths.METRICS.name} of {evidence.release}"),
         signed_by=evidence.best.keyids,
+        trust=evidence.best.trust,
+        not_gone_by=[
+            *(one.name for one in evidence.statements.readable if one != evidence.best),
+            *(one.name for one in evidence.statements.unreadable),
+        ],
     )
 
 
@@ -62,12 +76,13 @@ def page_of(shown: Shown, evidence: Evidence) -> Page:
     """Lay a release's lineage out."""
     sections: list[Section] = [
         Facts("Where it comes from", _origin_facts(shown)),
-        Graph("How it was made", *lineage_graph(shown)),
+        _graph(shown),
         Rows("Metrics, on prompts that training never saw", *metrics_table(shown.metrics)),
         Pictures("Samples", [Picture("the same prompts and noise", evidence.read(paths.SAMPLE_GRID.name))]),
         Rows("What it was made from", ("material", "from", "content"), _material_rows(shown)),
         Rows("Runs", ("stage", "began", "seconds", "device", "commit", "uncommitted"), _run_rows(shown)),
         *([Note(f"Not recorded here: {', '.join(shown.unrecorded)}.")] if shown.unrecorded else []),
+        *([Note(f"Other statements, not gone by: {', '.join(shown.not_gone_by)}.")] if shown.not_gone_by else []),
         Facts("Environment", _environment_facts(shown)),
         Code("Every file that it was made from", _material_files(shown)),
         Code("All parameters", json.dumps(shown.parameters, indent=2, ensure_ascii=False)),
@@ -76,21 +91,38 @@ def page_of(shown: Shown, evidence: Evidence) -> Page:
     return Page(f"Release {shown.release[:16]}", f"Profile {shown.profile}, in {shown.store}.", sections)
 
 
-def metrics_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def metrics_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Lay the means out: a row for each figure, a column for each system."""
-    systems = [name for name, figures in metrics.items() if "rewards" in figures]
-    first = metrics[systems[0]]
+    systems = {name: figures for name, figures in metrics.items() if isinstance(figures, dict) and "rewards" in figures}
+    rewards = dict.fromkeys(name for figures in systems.values() for name in figures["rewards"])
     rows = [
-        [f"reward: {name}", *(f"{metrics[system]['rewards'][name]['mean']:.4f}" for system in systems)]
-        for name in first["rewards"]
+        [f"reward: {name}", *(_figure(figures["rewards"].get(name, {}).get("mean")) for figures in systems.values())]
+        for name in rewards
     ]
-    figures = (name for name, value in first.items() if isinstance(value, float))
-    rows += [[name.replace("_", " "), *(f"{metrics[system][name]:.4f}" for system in systems)] for name in figures]
+    figures = dict.fromkeys(n for one in systems.values() for n, value in one.items() if isinstance(value, float))
+    rows += [[name.replace("_", " "), *(_figure(one.get(name)) for one in systems.values())] for name in figures]
     return ["", *systems], rows
 
 
+def _figure(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+
+
+def _graph(shown: Shown) -> Section:
+    """Draw the lineage, unless what is stated of it cannot be drawn."""
+    nodes, edges = lineage_graph(shown)
+    graph = nx.DiGraph(edges)
+    if not nx.is_directed_acyclic_graph(graph):
+        circle = " → ".join(start for start, _ in nx.find_cycle(graph))
+        return Note(f"The lineage is not drawn: what is stated of it runs in a circle: {circle}.")
+    if len(nodes) > _MOST_NODES:
+        return Note(f"The lineage is not drawn: it has {len(nodes)} parts.")
+    reduced = nx.transitive_reduction(graph)
+    return Graph("How it was made", nodes, sorted(reduced.edges))
+
+
 def lineage_graph(shown: Shown) -> tuple[list[Node], list[tuple[str, str]]]:
-    """Return nodes and edges; an edge that a longer way implies is left out."""
+    """Return nodes and edges, of which some may be implied by longer ways."""
     materials = _by_role(shown.materials)
     nodes = [
         *(Node("commit", "commit", "commit", commit[:12], commit) for commit in [shown.origin.commit] if commit),
@@ -124,20 +156,7 @@ def lineage_graph(shown: Shown) -> tuple[list[Node], list[tuple[str, str]]]:
     ]
     edges += [("commit", "parameters"), ("commit", "environment"), ("stage package", "release")]
     keys = {node.key for node in nodes}
-    return nodes, _reduced({(start, end) for start, end in edges if {start, end} <= keys})
-
-
-def _reduced(edges: set[tuple[str, str]]) -> list[tuple[str, str]]:
-    after: dict[str, set[str]] = {}
-    for start, end in edges:
-        after.setdefault(start, set()).add(end)
-
-    def reaches(start: str, end: str) -> bool:
-        return start == end or any(reaches(following, end) for following in after.get(start, ()))
-
-    return sorted(
-        (start, end) for start, end in edges if not any(other != end and reaches(other, end) for other in after[start])
-    )
+    return nodes, sorted({(start, end) for start, end in edges if {start, end} <= keys})
 
 
 def _by_role(materials: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -171,8 +190,18 @@ def _origin_facts(shown: Shown) -> dict[str, str]:
         **({"from": code[0]["uri"]} if code else {}),
         "recorded by": ", ".join(origin.recorded_by) or "no commit's dvc.lock here",
         "profile, seed": f"{shown.profile}, {shown.seed}",
-        "signed by": ", ".join(shown.signed_by) or "nobody: whoever may write to the store could have put it there",
+        "signed by": _signed_by(shown),
     }
+
+
+def _signed_by(shown: Shown) -> str:
+    match shown.trust:
+        case "trusted":
+            return f"{', '.join(shown.signed_by)}: trusted, and it holds"
+        case "not checked":
+            return f"{', '.join(shown.signed_by)}, as it says: no trusted key is given, so nobody checked"
+        case _:
+            return "nobody: whoever may write to the store could have put it there"
 
 
 def _material_rows(shown: Shown) -> list[tuple[str, str, str]]:

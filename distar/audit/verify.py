@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from ruamel.yaml import YAML
 from securesystemslib.signer import Key
 
-from distar.audit.evidence import Evidence, gather
-from distar.audit.origin import find_origin, parameter_differences
+from distar.audit.checks import Check, Outcome
+from distar.audit.consistency import inconsistencies
+from distar.audit.evidence import Attested, Evidence, gather_release, resolve
+from distar.audit.origin import Origin, find_origin, lock_at, parameter_differences
 from distar.audit.page import Page, Rows, Status
 from distar.audit.repository import Repository
-from distar.errors import ReleaseError
+from distar.documents import read_yaml
+from distar.errors import DistarError, ReleaseError
 from distar.lineage.provenance import MANIFEST_SUBJECT
 from distar.lineage.secrets import without_secrets
 from distar.release import releases
-from distar.release.signing import Finding, check_signatures
+from distar.release.signing import ENVELOPE_SUFFIX, MODEL_SUFFIX, Finding, check_signatures
 from distar.release.storage import Store
 
-Outcome = Literal["holds", "gap", "note"]
-
 _STATUS: dict[Outcome, Status] = {"holds": "good", "gap": "bad", "note": "neutral"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked: it holds, it is a gap, or it is worth a note."""
-
-    what: str
-    outcome: Outcome
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -48,33 +39,46 @@ class Verified:
         """The checks that do not hold."""
         return [check for check in self.checks if check.outcome == "gap"]
 
+    @property
+    def holds(self) -> bool:
+        """Whether something was checked, and nothing of it is a gap."""
+        return not self.gaps and any(check.outcome == "holds" for check in self.checks)
+
 
 def verify(store: Store, text: str, repository: Repository, trusted: Sequence[Key]) -> Verified:
     """Verify a release; every gap is named, and the first never hides the others.
 
-    With `trusted` keys, a release that none of them signed is a gap; without, that it is unsigned is a note.
+    Every check is listed with its result; one that could not be made is a gap. With `trusted` keys, only what one of
+    them signed counts, and a release that none of them signed is a gap; without, that it is unsigned is a note.
 
     Raises:
         ReleaseError: there is no such release.
     """
+    release = resolve(store, text)
     try:
-        evidence = gather(store, text)
-    except ReleaseError:
-        release = releases.find(store, text)  # there is one, so what failed is its manifest
-        problems = releases.verify(store, release)
-        return Verified(release, store.url, [_blob_check(problem) for problem in problems])
-    checks = [
-        *_blobs(evidence),
-        *_signatures(evidence, trusted),
-        *(_statement(evidence, repository) if evidence.attested else []),
-    ]
-    return Verified(evidence.release, store.url, checks)
+        evidence = gather_release(store, release, trusted)
+    except ReleaseError as error:
+        return Verified(release, store.url, [Check("manifest", "gap", str(error)), *_without_manifest(store)])
+    return Verified(
+        release,
+        store.url,
+        [
+            Check("manifest", "holds", f"its hash is the release's id; it lists {len(evidence.files)} files"),
+            *_made("files", lambda: _blobs(evidence)),
+            *_made("aliases", lambda: _aliases(evidence)),
+            *_made("signatures", lambda: _signatures(evidence, trusted)),
+            *_made("provenance", lambda: _provenance(evidence, repository)),
+        ],
+    )
 
 
 def page_of(verified: Verified) -> Page:
     """Lay out what a verification found."""
     gaps = len(verified.gaps)
-    lead = "Everything holds." if not gaps else f"{gaps} gap{'s' * (gaps > 1)}."
+    if gaps:
+        lead = f"{gaps} gap{'s' * (gaps > 1)}."
+    else:
+        lead = "Everything holds." if verified.holds else "Nothing was checked."
     rows = [(check.what, check.detail) for check in verified.checks]
     statuses: list[Status] = [_STATUS[check.outcome] for check in verified.checks]
     return Page(
@@ -82,6 +86,22 @@ def page_of(verified: Verified) -> Page:
         f"In {verified.store}. {lead}",
         [Rows("Checks", ("what", "found"), rows, statuses)],
     )
+
+
+def _made(what: str, checks: Callable[[], Iterable[Check]]) -> list[Check]:
+    """Make some checks; if they cannot be made, or there are none, that is a gap, and others are made all the same."""
+    made: list[Check] = []
+    try:
+        made.extend(checks())
+    except DistarError as error:
+        made.append(Check(what, "gap", f"not checked to its end: {error}"))
+    return made or [Check(what, "gap", "not checked: there was nothing to check")]
+
+
+def _without_manifest(store: Store) -> Iterator[Check]:
+    for what in ("files", "signatures", "provenance"):
+        yield Check(what, "gap", "not checked: the manifest says what they are to be held against")
+    yield from _damaged_aliases(releases.read_aliases(store)[1])
 
 
 def _blobs(evidence: Evidence) -> Iterator[Check]:
@@ -98,18 +118,51 @@ def _blob_check(problem: releases.Problem) -> Check:
     )
 
 
+def _aliases(evidence: Evidence) -> Iterator[Check]:
+    yield from _damaged_aliases(evidence.alias_problems)
+    if not evidence.alias_problems:
+        pointing = f"{', '.join(evidence.aliases)} point here" if evidence.aliases else "none points here"
+        yield Check("aliases", "holds", f"the history of each leads to where it points; {pointing}")
+
+
+def _damaged_aliases(problems: dict[str, str]) -> Iterator[Check]:
+    for alias, problem in problems.items():
+        yield Check(f"alias {alias}", "gap", f"nobody can tell where it points: {problem}")
+
+
 def _signatures(evidence: Evidence, trusted: Sequence[Key]) -> Iterator[Check]:
     findings = check_signatures(evidence.store, evidence.release, evidence.files, trusted)
-    if not any(finding.attestation.endswith(".intoto.json") for finding in findings):
+    if not any(finding.attestation.endswith(ENVELOPE_SUFFIX) for finding in findings):
         yield Check("provenance", "gap", "nothing is stated of how the release was made; publish it again")
     for finding in findings:
         yield _signature(finding, bool(trusted))
     if trusted and not any(finding.status == "valid" for finding in findings):
         yield Check("signature", "gap", "none of the trusted keys signed this release")
+    yield from _single_signatures(findings, trusted)
+
+
+def _single_signatures(findings: Sequence[Finding], trusted: Sequence[Key]) -> Iterator[Check]:
+    """Name what a key signed of two: it signs the provenance and the folder together, so one was removed or added."""
+    keys = {key.keyid for key in trusted}
+    signed = {
+        suffix: {
+            one.keyid
+            for one in findings
+            if one.attestation.endswith(suffix) and one.keyid and (one.status == "valid" or one.keyid not in keys)
+        }
+        for suffix in (ENVELOPE_SUFFIX, MODEL_SUFFIX)
+    }
+    for suffix, kind, other in (
+        (ENVELOPE_SUFFIX, "provenance", "the release's folder"),
+        (MODEL_SUFFIX, "model signature", "what is stated of it"),
+    ):
+        for keyid in sorted(set().union(*signed.values()) - signed[suffix]):
+            outcome: Outcome = "note" if keys and keyid not in keys else "gap"
+            yield Check(f"{kind} by {keyid}", outcome, f"it is missing: this key signed {other} alone")
 
 
 def _signature(finding: Finding, keys_are_trusted: bool) -> Check:
-    kind = "provenance" if finding.attestation.endswith(".intoto.json") else "model signature"
+    kind = "provenance" if finding.attestation.endswith(ENVELOPE_SUFFIX) else "model signature"
     by = f" by {finding.keyid}" if finding.keyid else ""
     match finding.status:
         case "valid":
@@ -119,25 +172,50 @@ def _signature(finding: Finding, keys_are_trusted: bool) -> Check:
             return Check(kind, "gap" if keys_are_trusted else "note", detail)
         case "unknown key":
             detail = (
-                finding.detail if keys_are_trusted else "no trusted keys are given, so the signature was not checked"
+                f"{finding.detail}: what it signed is not gone by"
+                if keys_are_trusted
+                else "no trusted keys are given, so the signature was not checked"
             )
             return Check(f"{kind}{by}", "note", detail)
         case _:
             return Check(f"{kind}{by}", "gap", f"{finding.status}: {finding.detail} ({finding.attestation})")
 
 
-def _statement(evidence: Evidence, repository: Repository) -> Iterator[Check]:
-    yield from _subjects(evidence)
-    yield from _parameters(evidence)
-    for stage in evidence.stated.unrecorded:
+def _provenance(evidence: Evidence, repository: Repository) -> Iterator[Check]:
+    """Check every statement that counts; with trusted keys the others are named by their signatures alone."""
+    for unreadable in evidence.statements.unreadable:
+        yield Check("provenance", "gap", f"{unreadable.name} cannot be read: {unreadable.reason}")
+    if not evidence.attested:
+        yield Check("provenance", "gap", "not checked: there is no statement that counts")
+    for attested in evidence.attested:
+        about = "" if len(evidence.attested) == 1 else f" (statement {attested.name.rpartition('/')[2][:16]})"
+        for check in _statement(evidence, attested, repository):
+            yield Check(f"{check.what}{about}", check.outcome, check.detail)
+
+
+def _statement(evidence: Evidence, attested: Attested, repository: Repository) -> Iterator[Check]:
+    yield from _made("subject", lambda: _subjects(evidence, attested))
+    yield from _made("parameters", lambda: _parameters(evidence, attested))
+    yield from _made("records", lambda: _consistent(evidence, attested))
+    yield from _made("commit", lambda: _origin(attested, repository))
+
+
+def _consistent(evidence: Evidence, attested: Attested) -> Iterator[Check]:
+    for stage in attested.stated.unrecorded:
         yield Check(
             f"record of {stage}", "gap", "there is none: the stage ran elsewhere, and its record was not brought"
         )
-    yield from _origin(evidence, repository)
+    sound = True
+    for check in inconsistencies(evidence, attested):
+        sound = sound and check.outcome != "gap"
+        yield check
+    if sound and attested.stated.runs:
+        stages = f"{len(attested.stated.runs)} runs, {len(attested.stated.dvc_lock)} stages of dvc.lock"
+        yield Check("records", "holds", f"{stages}, materials and the release's files agree")
 
 
-def _subjects(evidence: Evidence) -> Iterator[Check]:
-    subjects = evidence.stated.files
+def _subjects(evidence: Evidence, attested: Attested) -> Iterator[Check]:
+    subjects = attested.stated.files
     expected = {MANIFEST_SUBJECT: evidence.release} | {name: pin["sha256"] for name, pin in evidence.files.items()}
     if subjects == expected:
         yield Check("subject", "holds", "the provenance is about this very release")
@@ -147,19 +225,16 @@ def _subjects(evidence: Evidence) -> Iterator[Check]:
             yield Check(f"subject {name}", "gap", detail)
 
 
-def _parameters(evidence: Evidence) -> Iterator[Check]:
+def _parameters(evidence: Evidence, attested: Attested) -> Iterator[Check]:
     """Compare what is stated with the release's params.yaml, with each run's own and with dvc.lock's."""
-    stated = evidence.stated.all_parameters
-    profile = f"profiles/{evidence.stated.profile}.yaml"
+    stated = attested.stated.all_parameters
+    profile = f"profiles/{attested.stated.profile}.yaml"
     gaps = []
-    try:
-        packaged = without_secrets(YAML(typ="safe").load(evidence.read("params.yaml")))
-    except ReleaseError:
-        packaged = stated  # that the file is damaged is said already
+    packaged = without_secrets(read_yaml(evidence.read("params.yaml"), "the release's params.yaml", ReleaseError))
     for name, mine, other in parameter_differences(stated, packaged):
         gaps.append(("the release's params.yaml", name, mine, other))
-    sources = {f"the run of {run['stage']}": run["parameters"] for run in evidence.stated.runs}
-    sources |= {f"dvc.lock, {name}": stage.get("params", {}) for name, stage in evidence.stated.dvc_lock.items()}
+    sources = {f"the run of {run['stage']}": run["parameters"] for run in attested.stated.runs}
+    sources |= {f"dvc.lock, {name}": stage.get("params", {}) for name, stage in attested.stated.dvc_lock.items()}
     for source, files in sources.items():
         for path, values in files.items():
             for key, value in values.items():
@@ -173,8 +248,8 @@ def _parameters(evidence: Evidence) -> Iterator[Check]:
         yield Check("parameters", "holds", "the release, its runs and dvc.lock agree")
 
 
-def _origin(evidence: Evidence, repository: Repository) -> Iterator[Check]:
-    origin = find_origin(evidence.stated, repository)
+def _origin(attested: Attested, repository: Repository) -> Iterator[Check]:
+    origin = find_origin(attested.stated, repository)
     for commit in origin.missing:
         yield Check("commit", "gap", f"{commit} is not in this repository; fetch it, or ask who has it")
     if origin.commit is None:
@@ -187,10 +262,36 @@ def _origin(evidence: Evidence, repository: Repository) -> Iterator[Check]:
         yield Check(
             f"commit: {one.what}", "gap", f"the run had {one.run}, commit {origin.commit[:12]} has {one.commit}"
         )
-    if origin.recorded_by:
-        yield Check("dvc.lock", "holds", f"commit {origin.recorded_by[0]} records this release")
-    else:
+    yield from _recorded(attested, origin, repository)
+
+
+def _recorded(attested: Attested, origin: Origin, repository: Repository) -> Iterator[Check]:
+    """Compare dvc.lock as it is stated with that of the commits that record the release."""
+    if not origin.recorded_by:
         yield Check("dvc.lock", "gap", "no commit's dvc.lock records this release; commit dvc.lock after the run")
+        return
+    stated = attested.stated.dvc_lock
+    compared = [
+        (commit, list(parameter_differences(_by_path(stated), _by_path(lock_at(commit, repository)))))
+        for commit in origin.recorded_by
+    ]
+    commit, differences = min(compared, key=lambda pair: len(pair[1]))
+    if not differences:
+        yield Check("dvc.lock", "holds", f"commit {commit} records this release")
+    for name, mine, other in differences:
+        detail = f"the provenance says {json.dumps(mine)}, commit {commit[:12]} has {json.dumps(other)}"
+        yield Check(f"dvc.lock: {name}", "gap", detail)
+
+
+def _by_path(lock: dict[str, Any]) -> dict[str, Any]:
+    """Name the entries of each stage by their paths, so that what differs is named by its own."""
+    return {
+        stage: {
+            key: {one["path"]: one for one in value} if key in {"deps", "outs"} else value
+            for key, value in entry.items()
+        }
+        for stage, entry in lock.items()
+    }
 
 
 def _at(parameters: dict[str, Any], key: str) -> Any:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, get_args
 from distar.commands.arguments import positive
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import Key
+
+    from distar.audit.evidence import Evidence
     from distar.audit.page import Page
 
 _RELEASE = "its id, at least eight digits of it, an alias, or the sha256 of one of its files"
@@ -35,9 +38,6 @@ def add_audit(commands: argparse._SubParsersAction) -> None:
         "verify",
         help="hash it again, check signatures, commit, locks and parameters; name every gap",
         description="Verify files, signatures, provenance, commit, parameters and locks. Exit 1 if there is a gap.",
-    )
-    verify.add_argument(
-        "--key", type=Path, action="append", metavar="PUBLIC", help="a trusted public key, beside publish.trusted_keys"
     )
     verify.set_defaults(run=_run_verify)
     for action in (show, verify):
@@ -91,6 +91,13 @@ def add_audit(commands: argparse._SubParsersAction) -> None:
     export.set_defaults(run=_run_export)
 
     for action in (show, verify, forward, diff, reproduce, export):
+        action.add_argument(
+            "--key",
+            type=Path,
+            action="append",
+            metavar="PUBLIC",
+            help="a trusted public key, beside publish.trusted_keys: only what one of them signed counts",
+        )
         action.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
 
     prune = actions.add_parser(
@@ -106,12 +113,10 @@ def add_audit(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_show(options: argparse.Namespace) -> None:
-    from distar.audit.evidence import gather
     from distar.audit.repository import Repository
     from distar.audit.show import page_of, show
-    from distar.releasing import chosen_store
 
-    evidence = gather(chosen_store(options.store), options.release)
+    evidence = _evidence(options, options.release)
     shown = show(evidence, Repository())
     _tell(options, asdict(shown), lambda: page_of(shown, evidence))
 
@@ -119,15 +124,11 @@ def _run_show(options: argparse.Namespace) -> None:
 def _run_verify(options: argparse.Namespace) -> int:
     from distar.audit.repository import Repository
     from distar.audit.verify import page_of, verify
-    from distar.release.keys import load_verifier
     from distar.releasing import chosen_store
-    from distar.shared_params import load_shared
 
-    paths = [*(options.key or ()), *map(Path, load_shared().publish.trusted_keys)]
-    trusted = [load_verifier(path) for path in paths]
-    verified = verify(chosen_store(options.store), options.release, Repository(), trusted)
+    verified = verify(chosen_store(options.store), options.release, Repository(), _trusted(options))
     _tell(options, {**asdict(verified), "gaps": [asdict(gap) for gap in verified.gaps]}, lambda: page_of(verified))
-    return 1 if verified.gaps else 0
+    return 0 if verified.holds else 1
 
 
 def _run_forward(options: argparse.Namespace) -> None:
@@ -136,38 +137,31 @@ def _run_forward(options: argparse.Namespace) -> None:
     from distar.releasing import chosen_store
 
     role = next(name for name in get_args(Role) if getattr(options, name) is not None)
-    made = forward(chosen_store(options.store), role, getattr(options, role), Repository())
+    made = forward(chosen_store(options.store), role, getattr(options, role), Repository(), _trusted(options))
     _tell(options, asdict(made), lambda: page_of(made))
 
 
 def _run_diff(options: argparse.Namespace) -> None:
     from distar.audit.diff import diff, page_of
-    from distar.audit.evidence import gather
-    from distar.releasing import chosen_store
 
-    store = chosen_store(options.store)
-    a, b = gather(store, options.a), gather(store, options.b)
+    a, b = _evidence(options, options.a), _evidence(options, options.b)
     found = diff(a, b)
     _tell(options, asdict(found), lambda: page_of(found, a, b))
 
 
 def _run_reproduce(options: argparse.Namespace) -> int:
-    from distar.audit.evidence import gather
     from distar.audit.repository import Repository
     from distar.audit.reproduce import page_of, reproduce
-    from distar.releasing import chosen_store
 
-    reproduced = reproduce(gather(chosen_store(options.store), options.release), Repository())
+    reproduced = reproduce(_evidence(options, options.release), Repository())
     _tell(options, asdict(reproduced), lambda: page_of(reproduced))
     return 0 if reproduced.agrees else 1
 
 
 def _run_export(options: argparse.Namespace) -> None:
-    from distar.audit.evidence import gather
     from distar.audit.export import export_crate, export_events, export_run
-    from distar.releasing import chosen_store
 
-    evidence = gather(chosen_store(options.store), options.release)
+    evidence = _evidence(options, options.release)
     if options.openlineage:
         told = export_events(evidence, options.openlineage)
     elif options.ro_crate:
@@ -175,6 +169,24 @@ def _run_export(options: argparse.Namespace) -> None:
     else:
         told = export_run(evidence, options.mlflow, options.experiment)
     print(told)
+
+
+def _evidence(options: argparse.Namespace, release: str) -> Evidence:
+    from distar.audit.evidence import gather
+    from distar.releasing import chosen_store
+
+    return gather(chosen_store(options.store), release, _trusted(options))
+
+
+def _trusted(options: argparse.Namespace) -> list[Key]:
+    """Load the keys that are named, and those of params.yaml, unless there is none and a store is named instead."""
+    from distar.release.keys import load_verifier
+    from distar.shared_params import PARAMS_PATH, load_shared
+
+    named: list[Path] = list(options.key or ())
+    if options.store is None or PARAMS_PATH.exists():
+        named += map(Path, load_shared().publish.trusted_keys)
+    return [load_verifier(path) for path in named]
 
 
 def _run_prune(options: argparse.Namespace) -> int:

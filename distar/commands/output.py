@@ -19,6 +19,6 @@ def show(options: argparse.Namespace, data: object, shown: object) -> None:
         if options.json:
             Console().print_json(data=data)
         else:
-            Console().print(shown, highlight=False, soft_wrap=isinstance(shown, str))
+            Console().print(shown, highlight=False, markup=False, soft_wrap=isinstance(shown, str))
     except OSError as error:
         raise StorageError(f"standard output cannot be written: {error.strerror or error}") from error

@@ -50,7 +50,15 @@ def add_release(commands: argparse._SubParsersAction) -> None:
     sign = actions.add_parser(
         "sign",
         help="add a key's signatures to a published release",
-        description="Sign everything that is stated about a release, and its folder. Read it first: distar audit show.",
+        description="Sign what is stated about a release, and its folder; it is shown first. Of several statements "
+        "each must be named: whoever may write to the store can have attached one.",
+    )
+    sign.add_argument(
+        "--statement",
+        action="append",
+        default=[],
+        metavar="HASH",
+        help="a statement to sign, by its hash or eight digits of it; may be repeated",
     )
     sign.add_argument("--key", required=True, help="a private key's file, or a URI as awskms:ID: see docs/signing.md")
     sign.set_defaults(run=_run_sign)
@@ -77,8 +85,8 @@ def _run_list(options: argparse.Namespace) -> None:
 
     from distar.releasing import chosen_store, list_releases, releases_table
 
-    releases = list_releases(chosen_store(options.store))
-    show(options, [asdict(release) for release in releases], releases_table(releases))
+    listing = list_releases(chosen_store(options.store))
+    show(options, [asdict(release) for release in listing.releases], releases_table(listing))
 
 
 def _run_download(options: argparse.Namespace) -> None:
@@ -115,20 +123,28 @@ def _run_verify(options: argparse.Namespace) -> int:
 
     found = verified(chosen_store(options.store), options.release)
     show(options, asdict(found), verified_table(found))
-    return 1 if found.problems else 0
+    return 1 if found.problems or found.alias_problems else 0
 
 
 def _run_sign(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
     from distar.release.keys import load_signer
     from distar.release.releases import find, read_release
-    from distar.release.signing import sign_release
-    from distar.releasing import chosen_store
+    from distar.release.signing import choose_statements, sign_release
+    from distar.releasing import chosen_store, described_statement, statements_table
 
     store, signer = chosen_store(options.store), load_signer(options.key)
     release_id = find(store, options.release)
-    names = sign_release(store, release_id, read_release(store, release_id), signer)
-    signed = {"release": release_id, "key": signer.public_key.keyid, "signed": names}
-    show(options, signed, "\n".join([f"signed by {signer.public_key.keyid}:", *names]))
+    files = read_release(store, release_id)
+    names = choose_statements(store, release_id, options.statement)
+    described = [described_statement(store, name) for name in names]
+    if not options.json:
+        show(options, None, statements_table(described))
+    done = sign_release(store, release_id, files, signer, names)
+    signed = {"release": release_id, "key": signer.public_key.keyid, "signed": done}
+    signed["statements"] = [asdict(one) for one in described]
+    show(options, signed, "\n".join([f"signed by {signer.public_key.keyid}:", *done]))
 
 
 def _run_keygen(options: argparse.Namespace) -> None:

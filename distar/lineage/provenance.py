@@ -10,16 +10,18 @@ It holds times and machines, so it stands beside the release, whose content come
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from distar.lineage.runs import Runs
+from distar.lineage.record import LOCK_PATH
+from distar.lineage.runs import Record, Runs
 from distar.lineage.secrets import without_secrets
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:distar:pipeline:v1"
+BUILDER = "urn:distar:dvc"
 MANIFEST_SUBJECT = "manifest.json"
 
 Statement = dict[str, Any]
@@ -68,32 +70,33 @@ def make_statement(
                     "unrecorded": runs.unrecorded,
                     "dvc_lock": dict(dvc_lock),
                 },
-                "resolvedDependencies": [*_code(runs), *_environments(runs), *(_described(m) for m in materials)],
+                "resolvedDependencies": [*materials_of(runs.records), *(_described(m) for m in materials)],
             },
             "runDetails": {
-                "builder": {"id": "urn:distar:dvc", "version": {name: version(name) for name in ("distar", "dvc")}},
-                "metadata": _metadata(runs),
+                "builder": {"id": BUILDER, "version": {name: version(name) for name in ("distar", "dvc")}},
+                "metadata": metadata_of(runs.records),
             },
         },
     }
     return without_secrets(statement)
 
 
-def _metadata(runs: Runs) -> dict[str, str]:
-    if not runs.records:
+def metadata_of(records: Sequence[Record]) -> dict[str, str]:
+    """Return when the runs began and ended, and which came last; nothing without runs."""
+    if not records:
         return {}
-    last = runs.records[-1]
+    last = records[-1]
     return {
         "invocationId": f"{last['flow_run'] or 'dvc'}:{last['stage']}:{last['ended']}",
-        "startedOn": min(record["started"] for record in runs.records),
-        "finishedOn": max(record["ended"] for record in runs.records),
+        "startedOn": min(record["started"] for record in records),
+        "finishedOn": max(record["ended"] for record in records),
     }
 
 
-def _code(runs: Runs) -> list[dict[str, Any]]:
-    """Name every commit that a stage ran at, with what differed from it."""
+def materials_of(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Name every commit that a stage ran at, with what differed from it, and every environment."""
     commits: dict[str, dict[str, Any]] = {}
-    for record in runs.records:
+    for record in records:
         if record["git"] is None:
             continue
         commit, remote = record["git"]["commit"], record["git"]["remote"]
@@ -108,12 +111,9 @@ def _code(runs: Runs) -> list[dict[str, Any]]:
         )
         described["annotations"]["stages"].append(record["stage"])
         described["annotations"]["changed"] = sorted({*described["annotations"]["changed"], *record["git"]["changed"]})
-    return list(commits.values())
-
-
-def _environments(runs: Runs) -> list[dict[str, Any]]:
-    locks = dict.fromkeys(record["environment"]["lock"] for record in runs.records if record["environment"]["lock"])
-    return [{"name": "environment", "uri": "requirements/lock.txt", "digest": {"sha256": lock}} for lock in locks]
+    locks = dict.fromkeys(record["environment"]["lock"] for record in records if record["environment"]["lock"])
+    environments = [{"name": "environment", "uri": LOCK_PATH.as_posix(), "digest": {"sha256": lock}} for lock in locks]
+    return [*commits.values(), *environments]
 
 
 def _described(material: Material) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The record of one stage's run, `runs/STAGE/KEY.json`: what, when, where and with what it ran.
 
-It stands outside DVC's hashed outputs, for it never comes out twice the same. KEY hashes what went in and what came
-out: a later run that makes something else leaves the record of what is restored from DVC's cache one day.
+It stands outside DVC's hashed outputs, for it never comes out twice the same. KEY hashes the record's own text: whoever
+changes a record shows it, and a later run leaves the record of what is restored from DVC's cache one day.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def recorded(name: str) -> Iterator[dict[str, Any]]:
         "device": None,
         **extra,
     }
-    with written_whole(runs_dir() / name / f"{_key(before['inputs'], outputs)}.json") as path:
-        path.write_text(json.dumps(without_secrets(record), indent=2) + "\n", encoding="utf-8")
+    content = (json.dumps(without_secrets(record), indent=2) + "\n").encode()
+    with written_whole(runs_dir() / name / f"{key_of(content)}.json") as path:
+        path.write_bytes(content)
 
 
 def digests(places: Iterable[Path]) -> dict[str, dict[str, Any] | None]:
@@ -100,8 +101,9 @@ def _digest(place: Path) -> dict[str, Any] | None:
     return {**pin_file(place), "files": 1} if place.exists() else None
 
 
-def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+def key_of(content: bytes) -> str:
+    """Return the key of a record's text, by which its file is named."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _written_by_dvc(stages: Iterable[Stage]) -> set[Path]:

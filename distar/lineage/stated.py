@@ -6,12 +6,108 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from distar.documents import Count, Sha256, Timestamp, validated
 from distar.errors import ReleaseError
 from distar.hashing import sha256_of
 from distar.lineage.provenance import BUILD_TYPE, MANIFEST_SUBJECT, Statement
-from distar.lineage.runs import Record
+from distar.lineage.runs import Record, RecordForm
+
+
+class _Sha256Form(TypedDict):
+    sha256: Sha256
+
+
+class _SubjectForm(TypedDict):
+    name: str
+    digest: _Sha256Form
+
+
+class _PackageForm(TypedDict):
+    name: str
+    licence: str
+    notice: str
+
+
+class _ParametersForm(TypedDict):
+    package: _PackageForm
+
+
+class _ExternalForm(TypedDict):
+    profile: str
+    seed: Count
+    parameters: _ParametersForm
+
+
+class _EntryForm(TypedDict):
+    path: str
+    md5: NotRequired[str]
+    size: NotRequired[Count]
+    nfiles: NotRequired[Count]
+
+
+class _StageForm(TypedDict):
+    cmd: NotRequired[str | list[str]]
+    deps: NotRequired[list[_EntryForm]]
+    outs: NotRequired[list[_EntryForm]]
+    params: NotRequired[dict[str, dict[str, Any]]]
+
+
+class _InternalForm(TypedDict):
+    runs: list[RecordForm]
+    unrecorded: list[str]
+    dvc_lock: dict[str, _StageForm]
+
+
+class _MaterialForm(TypedDict):
+    name: str
+    uri: str
+    digest: Annotated[dict[str, str], Field(min_length=1)]
+    annotations: NotRequired[dict[str, Any]]
+
+
+class _DefinitionForm(TypedDict):
+    buildType: str
+    externalParameters: _ExternalForm
+    internalParameters: _InternalForm
+    resolvedDependencies: list[_MaterialForm]
+
+
+class _VersionsForm(TypedDict):
+    distar: str
+    dvc: str
+
+
+class _BuilderForm(TypedDict):
+    id: str
+    version: _VersionsForm
+
+
+class _MetadataForm(TypedDict):
+    invocationId: NotRequired[str]
+    startedOn: NotRequired[Timestamp]
+    finishedOn: NotRequired[Timestamp]
+
+
+class _DetailsForm(TypedDict):
+    builder: _BuilderForm
+    metadata: _MetadataForm
+
+
+class _PredicateForm(TypedDict):
+    buildDefinition: _DefinitionForm
+    runDetails: _DetailsForm
+
+
+class _StatementForm(TypedDict):
+    _type: str
+    subject: Annotated[list[_SubjectForm], Field(min_length=1)]
+    predicateType: str
+    predicate: _PredicateForm
 
 
 @dataclass(frozen=True)
@@ -41,21 +137,17 @@ class Stated:
         Raises:
             ReleaseError: it is no statement of a release of this project.
         """
-        try:
-            return cls._read(statement)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ReleaseError(f"the statement is not one of a release, or is damaged: {error!r} in it") from error
-
-    @classmethod
-    def _read(cls, statement: Statement) -> Stated:
+        validated(_StatementForm, statement, "the statement", ReleaseError)
         definition = statement["predicate"]["buildDefinition"]
-        if definition.get("buildType") != BUILD_TYPE:
+        if definition["buildType"] != BUILD_TYPE:
             raise ReleaseError(
-                f"the statement's buildType is {definition.get('buildType')!r}; expected {BUILD_TYPE!r}: "
+                f"the statement's buildType is {definition['buildType']!r}; expected {BUILD_TYPE!r}: "
                 "take the statement of a release that this project published"
             )
         external, internal = definition["externalParameters"], definition["internalParameters"]
         files = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+        if len(files) < len(statement["subject"]) or MANIFEST_SUBJECT not in files:
+            raise ReleaseError(f"the statement's subjects name a file twice, or not {MANIFEST_SUBJECT}")
         details = statement["predicate"]["runDetails"]
         return cls(
             release_id=files[MANIFEST_SUBJECT],

@@ -84,10 +84,14 @@ def load_verifier(path: Path) -> Key:
     """Read a public key from a PEM file.
 
     Raises:
-        SigningError: the file is missing, holds no public key, or one on another curve than P-256, P-384 or P-521.
+        SigningError: the file is missing, holds no public key or several, or one on another curve than P-256, P-384 or
+            P-521.
     """
     try:
-        return _named_key(serialization.load_pem_public_key(path.read_bytes()), str(path))
+        content = path.read_bytes()
+        if (count := content.count(b"-----BEGIN ")) > 1:
+            raise SigningError(f"{path} holds {count} keys, expected one; give each key a file of its own")
+        return _named_key(serialization.load_pem_public_key(content), str(path))
     except OSError as error:
         raise SigningError(f"{path}: {error.strerror}; expected the path of a public key (PEM)") from error
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -17,9 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from distar.atomic import written_whole
+from distar.documents import Count, Sha256, Timestamp, read_json, validated
 from distar.errors import ReleaseError, StorageError
 from distar.fetching.downloads import with_retries
 from distar.fetching.parallel import Work, in_parallel
@@ -34,6 +38,25 @@ Files = dict[str, Pin]
 _ID = re.compile("[0-9a-f]{64}")
 _HEX = re.compile("[0-9a-f]{8,64}")
 _ALIAS = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_NAME = 255  # bytes of a file's name, as most file systems have it
+_MAX_PATH = 1024
+
+
+class _PinForm(TypedDict):
+    bytes: Count
+    sha256: Sha256
+
+
+class _ManifestForm(TypedDict):
+    files: dict[str, _PinForm]
+
+
+_MoveForm = TypedDict("_MoveForm", {"who": str, "when": Timestamp, "from": Sha256 | None, "to": Sha256})
+
+
+class _AliasForm(TypedDict):
+    release: Sha256
+    history: Annotated[list[_MoveForm], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -105,13 +128,34 @@ def publish(store: Store, folder: Path, attach: Callable[[str], None]) -> tuple[
 
 
 def release_ids(store: Store) -> list[str]:
-    """Return the ids of all releases in a store."""
-    return [_stem(name) for name in store.names("releases/")]
+    """Return the ids of all releases in a store; what else lies beside them is none."""
+    return _ids(store, "")
 
 
 def alias_names(store: Store) -> list[str]:
-    """Return the names of all aliases in a store."""
-    return [_stem(name) for name in store.names("aliases/") if name.endswith(".json")]
+    """Return the names of all aliases in a store, damaged ones among them."""
+    return [_stem(name) for name in store.names("aliases/") if _names_an_alias(name)]
+
+
+def read_aliases(store: Store) -> tuple[dict[str, Alias], dict[str, str]]:
+    """Read every alias of a store: those that are sound, and of each other document there what is wrong with it.
+
+    One damaged alias hides no other.
+    """
+    sound, problems = {}, {}
+    for name in store.names("aliases/"):
+        alias = _stem(name)
+        if not _names_an_alias(name):
+            problems[name] = f"{store.url}: {name} is no alias's name; find out who writes there, and remove it"
+            continue
+        try:
+            found = read_alias(store, alias)
+        except ReleaseError as error:
+            problems[alias] = str(error)
+        else:
+            if found.release is not None:  # or it was removed meanwhile
+                sound[alias] = found
+    return sound, problems
 
 
 def find(store: Store, text: str) -> str:
@@ -121,7 +165,7 @@ def find(store: Store, text: str) -> str:
         ReleaseError: there is none, or more than one; the message tells what there is.
     """
     if _HEX.fullmatch(text):
-        found = [_stem(name) for name in store.names(f"releases/{text}")]
+        found = _ids(store, text)
         if len(found) > 1:
             raise ReleaseError(f"{store.url}: {text} may be any of {', '.join(found)}; give more digits")
         if not found:
@@ -139,7 +183,19 @@ def read_release(store: Store, release_id: str) -> Files:
     Raises:
         ReleaseError: there is no such release, or its manifest is not the one that was published.
     """
-    return parse_manifest(_manifest(store, release_id), f"{store.url}: {manifest_name(release_id)}")
+    return parse_manifest(manifest_of(store, release_id), f"{store.url}: {manifest_name(release_id)}")
+
+
+def manifest_of(store: Store, release_id: str) -> bytes:
+    """Return a release's manifest as it is stored.
+
+    Raises:
+        ReleaseError: there is no such release, or its manifest's hash is not its id.
+    """
+    content = _stored_manifest(store, release_id)
+    if _sha256(content) != release_id:
+        raise _damaged_manifest(store, release_id)
+    return content
 
 
 def download(store: Store, release_id: str, folder: Path) -> None:
@@ -151,7 +207,7 @@ def download(store: Store, release_id: str, folder: Path) -> None:
     """
     if folder.exists():
         raise ReleaseError(f"{folder} exists; remove it, or name another folder")
-    content = _manifest(store, release_id)
+    content = manifest_of(store, release_id)
     files = parse_manifest(content, f"{store.url}: {manifest_name(release_id)}")
 
     def fetch(path: str, work: Work) -> None:
@@ -220,7 +276,7 @@ def move(store: Store, alias: str, release_id: str, expected: str | None) -> Non
     Raises:
         ReleaseError: it points elsewhere; the message tells where, and who moved it when. Or there is no such release.
     """
-    _manifest(store, release_id)
+    manifest_of(store, release_id)
     while True:
         standing = store.read(alias_name(alias))
         now = _alias(store, alias, standing)
@@ -238,7 +294,7 @@ def point(store: Store, alias: str, release_id: str) -> None:
     Raises:
         ReleaseError: there is no such release.
     """
-    _manifest(store, release_id)
+    manifest_of(store, release_id)
     while True:
         standing = store.read(alias_name(alias))
         now = _alias(store, alias, standing)
@@ -271,26 +327,30 @@ def parse_manifest(content: bytes, shown_as: str) -> Files:
     Raises:
         ReleaseError: it is not a manifest.
     """
-    try:
-        files = json.loads(content)["files"]
-        for path, pin in files.items():
-            parts = PurePosixPath(path).parts
-            sound = parts and path == "/".join(parts) and ".." not in parts and path != MANIFEST
-            if not sound or not _ID.fullmatch(pin["sha256"]) or type(pin["bytes"]) is not int or pin["bytes"] < 0:
-                raise ReleaseError(f"{shown_as} is not a manifest: got the file {path!r}: {pin}; package it again")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReleaseError(
-            f'{shown_as} is not a manifest: expected {{"files": {{path: {{"bytes", "sha256"}}}}}}, '
-            f"got {content[:60]!r} ({error}); package it again"
-        ) from error
-    return files
+    document = read_json(content, shown_as, ReleaseError)
+    files = validated(_ManifestForm, document, f"the manifest {shown_as}", ReleaseError)["files"]
+    if not files:
+        raise ReleaseError(f"{shown_as} lists no file, so it is no release's manifest; package it again")
+    folders = {folder.as_posix() for path in files for folder in PurePosixPath(path).parents}
+    for path, pin in files.items():
+        if not _can_be_downloaded(path) or path in folders:
+            raise ReleaseError(f"{shown_as} is not a manifest: got the file {path[:200]!r}: {pin}; package it again")
+    return {path: {"bytes": pin["bytes"], "sha256": pin["sha256"]} for path, pin in files.items()}
 
 
-def _manifest(store: Store, release_id: str) -> bytes:
-    content = _stored_manifest(store, release_id)
-    if _sha256(content) != release_id:
-        raise _damaged_manifest(store, release_id)
-    return content
+def _can_be_downloaded(path: str) -> bool:
+    """Say whether a path stays within its folder, and is one that file systems take."""
+    parts = PurePosixPath(path).parts
+    return (
+        path == "/".join(parts)
+        and bool(parts)
+        and path.isprintable()
+        and "\\" not in path
+        and not {"..", "/"} & {*parts}
+        and path != MANIFEST
+        and all(len(part.encode()) <= _MAX_NAME for part in parts)
+        and len(path.encode()) <= _MAX_PATH
+    )
 
 
 def _stored_manifest(store: Store, release_id: str) -> bytes:
@@ -334,14 +394,25 @@ def _problem(store: Store, what: str, pin: Pin, write: Callable[[bytes], object]
 def _alias(store: Store, alias: str, document: Document | None) -> Alias:
     if document is None:
         return Alias(None, [])
+    shown_as, remedy = f"{store.url}: {alias_name(alias)}", "find out who wrote it, remove it and promote a release"
     try:
-        data = json.loads(document.content)
-        moves = [Move(entry["who"], entry["when"], entry["from"], entry["to"]) for entry in data["history"]]
-        return Alias(data["release"], moves)
-    except (ValueError, KeyError, TypeError) as error:
+        form = validated(_AliasForm, read_json(document.content, shown_as, ReleaseError), shown_as, ReleaseError)
+    except ReleaseError as error:
+        raise ReleaseError(f"{error}; the alias is damaged: {remedy}") from None
+    moves = [Move(one["who"], one["when"], one["from"], one["to"]) for one in form["history"]]
+    before: list[str | None] = [None, *(one.to_release for one in moves)]
+    for position, one in enumerate(moves):
+        if one.from_release != before[position]:
+            raise ReleaseError(
+                f"{shown_as} is damaged: its history was edited: move {position + 1} begins at "
+                f"{one.from_release or 'nothing'}, and the one before it ended at {before[position] or 'nothing'}; "
+                f"{remedy}"
+            )
+    if form["release"] != before[-1]:
         raise ReleaseError(
-            f"{store.url}: {alias_name(alias)} is damaged: {error!r}; remove it, and promote a release anew"
-        ) from error
+            f"{shown_as} is damaged: it points at {form['release']}, and its history ends at {before[-1]}; {remedy}"
+        )
+    return Alias(form["release"], moves)
 
 
 def _swapped(store: Store, alias: str, now: Alias, standing: Document | None, release_id: str) -> bool:
@@ -378,6 +449,16 @@ def _actor() -> str:
     except KeyError:  # a container may run as a user that its system does not know
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+def _ids(store: Store, beginning: str) -> list[str]:
+    names = store.names(f"releases/{beginning}")
+    return [_stem(name) for name in names if _ID.fullmatch(_stem(name)) and name == manifest_name(_stem(name))]
+
+
+def _names_an_alias(name: str) -> bool:
+    alias = _stem(name)
+    return bool(_ALIAS.fullmatch(alias)) and not _HEX.fullmatch(alias) and name == f"aliases/{alias}.json"
 
 
 def _stem(name: str) -> str:

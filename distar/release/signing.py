@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signature, Signer
 
+from distar.documents import read_json
 from distar.errors import SigningError
 from distar.release.package import MANIFEST
 from distar.release.storage import Document, Store
@@ -31,6 +32,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 MODEL_PREDICATE = "https://model_signing/signature/v1.0"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 ENVELOPE_SUFFIX, MODEL_SUFFIX = ".intoto.json", ".model.sig"
+_SHORTEST_HASH = 8
 
 Files = Mapping[str, Mapping[str, str | int]]
 Status = Literal["valid", "unsigned", "unknown key", "invalid", "other release"]
@@ -91,7 +93,7 @@ def attach(store: Store, release_id: str, statement: Mapping[str, Any], signer: 
     envelope = envelope_of(statement)
     name = f"{_folder(release_id)}{hashlib.sha256(envelope.payload).hexdigest()}{ENVELOPE_SUFFIX}"
     if not store.create(name, envelope_to_bytes(envelope)):
-        _opened(_read(store, name).content, name)
+        open_attestation(store, name)
     if signer:
         _add_signature(store, name, signer)
     return name
@@ -143,19 +145,62 @@ def verify_model(signature: bytes, release_id: str, files: Files, public_key: Ke
         raise SigningError(f"{name} is of another release: {difference}")
 
 
-def sign_release(store: Store, release_id: str, files: Files, signer: Signer) -> list[str]:
-    """Sign everything that is attached to a published release, and its folder; return the names of what is signed.
+def statement_names(store: Store, release_id: str) -> list[str]:
+    """Return the names of the statements that are attached to a release; nothing of them is read."""
+    return [name for name in sorted(store.names(_folder(release_id))) if name.endswith(ENVELOPE_SUFFIX)]
+
+
+def choose_statements(store: Store, release_id: str, named: Sequence[str]) -> list[str]:
+    """Choose which of a release's statements to sign: the only one, or those that are named.
+
+    Args:
+        store: where the release is.
+        release_id: its id.
+        named: hashes of statements, or at least eight digits of each.
 
     Raises:
-        SigningError: as `sign`, or an attestation is damaged or about another release: nothing is signed then.
+        SigningError: there are several, and none is named: anybody who may write to the store can have attached one;
+            or a name fits none, or several.
     """
-    names = [name for name in sorted(store.names(_folder(release_id))) if name.endswith(ENVELOPE_SUFFIX)]
-    for name in names:
-        if difference := _difference(_opened(_read(store, name).content, name), name, release_id, files):
+    names = statement_names(store, release_id)
+    if not named and len(names) > 1:
+        hashes = ", ".join(_stem(name) for name in names)
+        raise SigningError(
+            f"{len(names)} statements are attached to release {release_id}: {hashes}; read them (distar audit show), "
+            "and name each that you will sign: --statement HASH"
+        )
+    chosen = []
+    for text in named:
+        fitting = [name for name in names if len(text) >= _SHORTEST_HASH and _stem(name).startswith(text)]
+        if len(fitting) != 1:
+            hashes = ", ".join(_stem(name) for name in names) or "none"
+            raise SigningError(
+                f"--statement: {text!r} names {len(fitting)} statements, expected the hash of one, or at least "
+                f"{_SHORTEST_HASH} digits of it; attached are {hashes}"
+            )
+        chosen += fitting
+    return list(dict.fromkeys(chosen)) if named else names
+
+
+def sign_release(store: Store, release_id: str, files: Files, signer: Signer, statements: Sequence[str]) -> list[str]:
+    """Sign statements that are attached to a published release, and its folder; return the names of what is signed.
+
+    Args:
+        store: where the release is.
+        release_id: its id.
+        files: those of its manifest.
+        signer: the key.
+        statements: names in the store, as `choose_statements` gives them: nothing that joined them since is signed.
+
+    Raises:
+        SigningError: as `sign`, or a statement is damaged or about another release: nothing is signed then.
+    """
+    for name in statements:
+        if difference := _difference(open_attestation(store, name), name, release_id, files):
             raise SigningError(f"{name} is not about release {release_id}: {difference}; remove it, or find out why")
-    for name in names:
+    for name in statements:
         _add_signature(store, name, signer)
-    return [*names, attach_model(store, release_id, files, signer)]
+    return [*statements, attach_model(store, release_id, files, signer)]
 
 
 def check_signatures(store: Store, release_id: str, files: Files, public_keys: Iterable[Key]) -> list[Finding]:
@@ -167,7 +212,7 @@ def check_signatures(store: Store, release_id: str, files: Files, public_keys: I
 
 def _findings(store: Store, name: str, release_id: str, files: Files, keys: Mapping[str, Key]) -> Iterator[Finding]:
     try:
-        envelope = _opened(_read(store, name).content, name)
+        envelope = open_attestation(store, name)
         difference = _difference(envelope, name, release_id, files)
     except SigningError as error:
         yield Finding(name, None, "invalid", str(error))
@@ -225,6 +270,15 @@ def _read(store: Store, name: str) -> Document:
     if found is None:
         raise SigningError(f"{name} is no longer in the store; somebody removed it: publish the release again")
     return found
+
+
+def open_attestation(store: Store, name: str) -> Envelope:
+    """Read an attestation of either kind, and check that its name says what it holds; no signature is verified.
+
+    Raises:
+        SigningError: it is gone, damaged, or not what its name says.
+    """
+    return _opened(_read(store, name).content, name)
 
 
 def _opened(content: bytes, name: str) -> Envelope:
@@ -312,6 +366,8 @@ def _model_envelope(content: bytes, name: str) -> Envelope:
 
 
 def _envelope(data: Any, name: str) -> Envelope:
+    if not isinstance(data, dict) or data.keys() != {"payload", "payloadType", "signatures"}:
+        raise SigningError(f"{name} is damaged: it is not a DSSE envelope of payload, payloadType and signatures alone")
     try:
         envelope = Envelope.from_dict(copy.deepcopy(data))  # it takes what it reads out of its argument
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -325,9 +381,13 @@ def _envelope(data: Any, name: str) -> Envelope:
 
 def _parsed(content: bytes, name: str) -> Any:
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise SigningError(f"{name} is damaged: it is not JSON ({error})") from error
+        return read_json(content, name, SigningError)
+    except SigningError as error:
+        raise SigningError(f"{error}; it is damaged: remove it, and sign or publish again") from None
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].removesuffix(ENVELOPE_SUFFIX)
 
 
 def _canonical(data: Any) -> bytes:

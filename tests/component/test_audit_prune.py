@@ -150,7 +150,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "published/blobs/sha256/1",
     ):
         old(Path(path), "kept")
-    champion = {"release": HASH, "history": [{"who": "a", "when": "then", "from": None, "to": HASH}]}
+    champion = {
+        "release": HASH,
+        "history": [{"who": "a", "when": "2026-01-31T12:00:00+00:00", "from": None, "to": HASH}],
+    }
     open_store("file://published").create(alias_name("champion"), json.dumps(champion).encode())
     old(tmp_path)
     return folder

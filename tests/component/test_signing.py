@@ -88,6 +88,12 @@ class Release:
         return [(finding.attestation.partition(".")[2], finding.keyid, finding.status) for finding in found]
 
 
+def signed_by(release: Release, signer: Signer) -> list[str]:
+    """Sign all that is attached to a release, whose statements are all known here, and its folder."""
+    names = signing.statement_names(release.store, release.id)
+    return signing.sign_release(release.store, release.id, release.files, signer, names)
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
     return Release(tmp_path / "release")
@@ -223,20 +229,18 @@ def test_a_published_release_is_signed_later_as_a_whole(release: Release, key: P
     signing.attach(release.store, release.id, release.statement, None)
     signing.attach(release.store, release.id, release.statement | {"predicate": {}}, None)
     signer = load_signer(str(key))
-    names = signing.sign_release(release.store, release.id, release.files, signer)
+    names = signed_by(release, signer)
     assert sorted(names) == sorted(release.objects)
     kinds = sorted([("intoto.json", id_of(key), "valid")] * 2 + [("model.sig", id_of(key), "valid")])
     assert sorted(release.check(public(key))) == kinds
     before = dict(release.objects)
-    signing.sign_release(release.store, release.id, release.files, signer)
+    signed_by(release, signer)
     assert release.objects == before
 
 
 def test_the_command_signs_a_release_of_a_store(release: Release, key: Path, capsys: Any) -> None:
-    def attach(release_id: str) -> None:
-        signing.attach(release.store, release_id, release.statement, None)
-
-    publish(release.store, release.folder, attach)
+    review = {**release.statement, "predicateType": "https://example.org/review/v1"}
+    publish(release.store, release.folder, lambda release_id: attached(release, release_id, review))
     command = ["release", "sign", release.id[:12], "--key", str(key), "--store", release.store.url, "--json"]
     assert main(command) == 0
     told = json.loads(capsys.readouterr().out)
@@ -246,13 +250,55 @@ def test_the_command_signs_a_release_of_a_store(release: Release, key: Path, cap
     assert "absent: No such file" in capsys.readouterr().err
 
 
+def attached(release: Release, release_id: str, *statements: dict[str, Any]) -> None:
+    for statement in statements:
+        signing.attach(release.store, release_id, statement, None)
+
+
+def test_of_several_statements_each_is_signed_by_name_alone(release: Release, key: Path, capsys: Any) -> None:
+    review = {**release.statement, "predicateType": "https://example.org/review/v1"}
+    planted = {**review, "predicate": {"planted": True}}
+    publish(release.store, release.folder, lambda release_id: attached(release, release_id, review, planted))
+    before = dict(release.objects)
+    command = ["release", "sign", release.id, "--key", str(key), "--store", release.store.url]
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    hashes = [name.partition(".")[0].rpartition("/")[2] for name in before]
+    assert all(one in told for one in hashes)
+    assert "--statement HASH" in told
+    for wrong in ("0" * 64, hashes[0][:7], ""):
+        assert main([*command, "--statement", wrong]) == 1
+    assert dict(release.objects) == before
+    assert main([*command, "--statement", hashes[0][:12]]) == 0
+    told = capsys.readouterr().out
+    assert told.index("to be signed") < told.index(f"signed by {id_of(key)}")
+    found = signing.check_signatures(release.store, release.id, release.files, [load_verifier(public(key))])
+    signed = {one.attestation.rpartition("/")[2] for one in found if one.status == "valid"}
+    assert signed == {f"{hashes[0]}.intoto.json", f"{id_of(key)}.model.sig"}
+
+
+def test_provenance_that_cannot_be_read_is_not_signed(release: Release, key: Path, capsys: Any) -> None:
+    publish(release.store, release.folder, lambda release_id: attached(release, release_id, release.statement))
+    before = dict(release.objects)
+    assert main(["release", "sign", release.id, "--key", str(key), "--store", release.store.url]) == 1
+    assert "the statement does not have the form" in capsys.readouterr().err
+    assert dict(release.objects) == before
+
+
+def test_a_file_with_two_public_keys_is_refused(tmp_path: Path, key: Path) -> None:
+    both = tmp_path / "both.pub"
+    both.write_bytes(public(key).read_bytes() + public(new_key(tmp_path / "other")).read_bytes())
+    with pytest.raises(SigningError, match="holds 2 keys, expected one"):
+        load_verifier(both)
+
+
 def test_a_false_signature_in_a_keys_name_gives_way_to_a_true_one(release: Release, key: Path) -> None:
     signing.attach(release.store, release.id, release.statement, load_signer(str(key)))
-    signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
+    signed_by(release, load_signer(str(key)))
     for name in release.objects:
         corrupt_signature(release.objects, name)
     assert {status for _, _, status in release.check(public(key))} == {"invalid"}
-    signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
+    signed_by(release, load_signer(str(key)))
     assert {status for _, _, status in release.check(public(key))} == {"valid"}
 
 
@@ -265,7 +311,7 @@ def test_what_is_about_another_release_is_not_signed(release: Release, key: Path
         signing.attach(release.store, release.id, other.statement | {"subject": extra}, None)
         before = dict(release.objects)
         with pytest.raises(SigningError, match=f"is not about release {release.id}"):
-            signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
+            signed_by(release, load_signer(str(key)))
         assert release.objects == before
 
 
@@ -313,7 +359,7 @@ def statuses(release: Release, *public_keys: Path) -> list[tuple[str, str]]:
 
 
 def test_a_key_that_is_not_trusted_is_unknown(release: Release, key: Path, tmp_path: Path) -> None:
-    signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
+    signed_by(release, load_signer(str(key)))
     stranger = new_key(tmp_path / "stranger")
     assert release.check(public(stranger)) == [("model.sig", id_of(key), "unknown key")]
 
@@ -332,7 +378,7 @@ def test_a_signature_of_another_release_is_not_this_ones(release: Release, key: 
     (tmp_path / "other" / "extra.txt").touch()
     other, signer = Release(tmp_path / "other"), load_signer(str(key))
     signing.attach(other.store, other.id, other.statement, signer)
-    signing.sign_release(other.store, other.id, other.files, signer)
+    signed_by(other, signer)
     for name, content in other.objects.items():
         release.objects[name.replace(other.id, release.id)] = content
     assert {status for status, _ in statuses(release, public(key))} == {"other release"}
@@ -353,7 +399,7 @@ def test_provenance_does_not_pass_for_a_signature_of_the_model(release: Release,
 
 
 def test_a_signature_in_another_keys_name_is_found(release: Release, key: Path) -> None:
-    signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
+    signed_by(release, load_signer(str(key)))
     [name] = release.objects
     release.objects[name.replace(id_of(key), "0" * 64)] = release.objects.pop(name)
     [(status, detail)] = statuses(release, public(key))
@@ -379,7 +425,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_attestation_is_a_finding(release: Release, key: Path, damage: str, kind: str) -> None:
     signing.attach(release.store, release.id, release.statement, load_signer(str(key)))
-    signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
+    signed_by(release, load_signer(str(key)))
     [name] = [name for name in release.objects if name.endswith(kind)]
     data = json.loads(release.objects[name])
     DAMAGES[damage](data.get("dsseEnvelope", data))
@@ -444,7 +490,7 @@ def model_signing(release: Release, signature: Path, key: Path) -> subprocess.Co
 def test_the_model_signing_command_accepts_the_folder_and_finds_what_was_done_to_it(
     release: Release, key: Path, tmp_path: Path
 ) -> None:
-    signing.sign_release(release.store, release.id, release.files, load_signer(str(key)))
+    signed_by(release, load_signer(str(key)))
     [content] = release.objects.values()
     signature = release.folder / "model.sig"  # where the command itself would put it
     signature.write_bytes(content)
@@ -559,7 +605,7 @@ def test_a_key_in_aws_signs_both_and_the_model_signing_command_accepts_it(
     signer = load_signer("awskms:alias/release")
     assert signer.public_key.keyid == id_of(path)
     signing.attach(release.store, release.id, release.statement, signer)
-    signing.sign_release(release.store, release.id, release.files, signer)
+    signed_by(release, signer)
     assert [status for _, _, status in release.check(public(path))] == ["valid", "valid"]
     signature = tmp_path / "model.sig"
     signature.write_bytes(release.objects[f"attestations/{release.id}/{id_of(path)}.model.sig"])
@@ -571,7 +617,7 @@ def test_a_service_that_signs_with_another_key_is_found_out(release: Release, aw
     aws.signs_with = ec.generate_private_key(ec.SECP256R1())
     name = signing.attach(release.store, release.id, release.statement, None)
     with pytest.raises(SigningError, match="does not verify with its public half"):
-        signing.sign_release(release.store, release.id, release.files, signer)
+        signed_by(release, signer)
     assert json.loads(release.objects[name])["signatures"] == []
 
 

@@ -19,7 +19,13 @@ from distar.__main__ import STAGES, main
 from distar.hashing import sha256_of
 from distar.release.keys import generate_key, load_signer
 from distar.release.releases import find, read_release
-from distar.release.signing import envelope_from_bytes, envelope_of, envelope_to_bytes, sign_release
+from distar.release.signing import (
+    choose_statements,
+    envelope_from_bytes,
+    envelope_of,
+    envelope_to_bytes,
+    sign_release,
+)
 from distar.release.storage import open_store
 from tests.flow.test_kill import wait_for
 from tests.miniature import edit, git, run_dvc
@@ -48,6 +54,12 @@ def gaps(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
 
 def latest() -> str:
     return find(open_store(STORE), "latest")
+
+
+def sign_by(key: str) -> None:
+    store = open_store(STORE)
+    names = choose_statements(store, latest(), [])
+    sign_release(store, latest(), read_release(store, latest()), load_signer(key), names)
 
 
 def blob_of(path: str) -> Path:
@@ -157,8 +169,7 @@ def test_an_unsigned_release_is_a_gap_for_those_who_trust_a_key(capsys: pytest.C
     trusting = ("--key", "key.pub")
     assert "not signed" in gaps(capsys, *trusting)["provenance"]
 
-    store = open_store(STORE)
-    sign_release(store, latest(), read_release(store, latest()), load_signer("key"))
+    sign_by("key")
     assert gaps(capsys, *trusting) == {}
     assert gaps(capsys) == {}
     assert gaps(capsys, "--key", "other.pub") == {"signature": "none of the trusted keys signed this release"}
@@ -167,8 +178,7 @@ def test_an_unsigned_release_is_a_gap_for_those_who_trust_a_key(capsys: pytest.C
 
 def test_a_wrong_signature_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     generate_key(Path("key"))
-    store = open_store(STORE)
-    sign_release(store, latest(), read_release(store, latest()), load_signer("key"))
+    sign_by("key")
     envelope_path = next(Path(f"published/attestations/{latest()}").glob("*.intoto.json"))
     envelope = envelope_from_bytes(envelope_path.read_bytes(), "")
     statement = json.loads(envelope.payload)
