@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -28,8 +28,6 @@ MAX_DEPTH = 64
 _MAX_DIGITS = 30
 _UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7})( |\r?$)", re.MULTILINE)
-
-T = TypeVar("T")
 
 
 def _with_zone(text: str) -> str:
@@ -98,14 +96,20 @@ def read_yaml(content: bytes, shown_as: str, error: type[DistarError]) -> Any:
     return value
 
 
-def validated(model: type[T], value: Any, shown_as: str, error: type[DistarError]) -> T:
-    """Check that a document has the form of a model (a pydantic model, a typed dictionary, any annotation).
+def validated(form: Any, value: Any, shown_as: str, error: type[DistarError]) -> Any:
+    """Return a document that has a form; entries that the form does not name are left out.
+
+    Args:
+        form: a typed dictionary, or any other annotation that pydantic understands.
+        value: the document.
+        shown_as: its name in messages.
+        error: what is raised.
 
     Raises:
         DistarError: `error`, with the first fields that are missing or of another type.
     """
     try:
-        return TypeAdapter(model).validate_python(value)
+        return TypeAdapter(form).validate_python(value)
     except ValidationError as problem:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problem.errors()[:3]]
         raise error(f"{shown_as} does not have the form that is expected: {'; '.join(faults)}") from None

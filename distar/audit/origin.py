@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distar.audit.repository import Repository
-from distar.documents import read_yaml
 from distar.errors import ReleaseError
 from distar.lineage.pipeline import DVC_LOCK
-from distar.lineage.secrets import without_secrets
 from distar.lineage.stated import Stated
 from distar.paths import RELEASE
 
@@ -63,12 +61,11 @@ def lock_at(commit: str, repository: Repository) -> dict[str, Any]:
     Raises:
         ReleaseError: it cannot be read.
     """
-    content = repository.read(commit, DVC_LOCK.as_posix()) or b""
-    document = read_yaml(content, f"{DVC_LOCK} of commit {commit[:12]}", ReleaseError)
+    document = repository.document(commit, DVC_LOCK.as_posix())
     stages = document.get("stages") if isinstance(document, dict) else None
     if not isinstance(stages, dict):
         raise ReleaseError(f"{DVC_LOCK} of commit {commit[:12]} holds no stages")
-    return without_secrets({name: entry for name, entry in stages.items() if name != "publish"})
+    return {name: entry for name, entry in stages.items() if name != "publish"}
 
 
 def md5_of(entries: list[dict[str, Any]], path: str) -> str | None:
@@ -124,8 +121,7 @@ def _tracked_by_dvc(stage: str, path: str, lock: Mapping[str, Any], commit: str,
 
 def _of_parameters(run: dict[str, Any], commit: str, repository: Repository) -> Iterator[Difference]:
     for path, values in run["parameters"].items():
-        text = repository.read(commit, path)
-        content = {} if text is None else without_secrets(read_yaml(text, f"{path} of {commit[:12]}", ReleaseError))
+        content = repository.document(commit, path) or {}
         theirs = {key: _at(content, key) for key in values}
         for name, mine, other in parameter_differences(values, theirs):
             yield Difference(f"{path}: {name}", json.dumps(mine), json.dumps(other))

@@ -9,8 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from distar.documents import read_yaml
+from distar.errors import ReleaseError
 from distar.lineage.pipeline import DVC_LOCK
 from distar.lineage.record import digest_of_pins
+from distar.lineage.secrets import without_secrets
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,18 @@ class Repository:
         """Return a file as it is at a commit, or None if it is not there."""
         return self._run("show", f"{commit}:{path}")
 
+    @lru_cache(maxsize=256)  # noqa: B019  lives as long as one command
+    def document(self, commit: str, path: str) -> Any:
+        """Return a YAML file as it is at a commit, without secrets; None if it is not there. It is not to be changed.
+
+        Raises:
+            ReleaseError: it cannot be read.
+        """
+        content = self.read(commit, path)
+        return (
+            None if content is None else without_secrets(read_yaml(content, f"{path} of {commit[:12]}", ReleaseError))
+        )
+
     @lru_cache(maxsize=4096)  # noqa: B019  lives as long as one command
     def digest(self, commit: str, place: str) -> str | None:
         """Hash a file or folder as it is at a commit, as records hash them; None if it is not there."""
@@ -42,6 +57,7 @@ class Repository:
             pins[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         return digest_of_pins(pins)["sha256"] if pins else None
 
+    @lru_cache(maxsize=4096)  # noqa: B019  lives as long as one command
     def commits_with(self, md5: str) -> list[str]:
         """Return the commits whose dvc.lock holds a hash, of any branch, tag or experiment, oldest first."""
         found = self._run("log", "--all", "--reverse", "--format=%H", f"-S{md5}", "--", DVC_LOCK.as_posix()) or b""

@@ -184,13 +184,17 @@ def _signature(finding: Finding, keys_are_trusted: bool) -> Check:
 def _provenance(evidence: Evidence, repository: Repository) -> Iterator[Check]:
     """Check every statement that counts; with trusted keys the others are named by their signatures alone."""
     for unreadable in evidence.statements.unreadable:
-        yield Check("provenance", "gap", f"{unreadable.name} cannot be read: {unreadable.reason}")
+        yield Check(f"statement {_short(unreadable.name)}", "gap", f"it cannot be read: {unreadable.reason}")
     if not evidence.attested:
         yield Check("provenance", "gap", "not checked: there is no statement that counts")
     for attested in evidence.attested:
-        about = "" if len(evidence.attested) == 1 else f" (statement {attested.name.rpartition('/')[2][:16]})"
+        about = "" if len(evidence.attested) == 1 else f" (statement {_short(attested.name)})"
         for check in _statement(evidence, attested, repository):
             yield Check(f"{check.what}{about}", check.outcome, check.detail)
+
+
+def _short(name: str) -> str:
+    return name.rpartition("/")[2][:16]
 
 
 def _statement(evidence: Evidence, attested: Attested, repository: Repository) -> Iterator[Check]:

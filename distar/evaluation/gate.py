@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist, fmean, stdev
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Group, RenderableType
 from rich.table import Table
-from ruamel.yaml import YAML
+from typing_extensions import TypedDict
 
 from distar import paths
+from distar.documents import Count, read_json, read_yaml, validated
 from distar.errors import ParameterError, ReleaseError
 from distar.release.bom import BOM
 
 _Z = NormalDist().inv_cdf(0.975)
+_LARGEST = 1e15  # beyond it no figure is one, and sums of squares overflow
 _REVISION = re.compile("@[^/]+")
 _Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -65,6 +66,45 @@ class GateParams(BaseModel):
                 )
 
 
+class _SourceForm(TypedDict):
+    source: str
+
+
+class _PromptsForm(TypedDict):
+    evaluation: _SourceForm
+
+
+class _DiversityForm(TypedDict):
+    num_prompts: Count
+
+
+class _EvaluateForm(TypedDict):
+    protocol: str
+    backend: str
+    compare_by: str
+    judge: str | None
+    rewards: list[str]
+    diversity: _DiversityForm
+
+
+class _ParametersForm(TypedDict):
+    prompts: _PromptsForm
+    evaluate: _EvaluateForm
+    rewards: dict[str, dict[str, Any]]
+
+
+class _HashForm(TypedDict):
+    content: str
+
+
+_FileForm = TypedDict("_FileForm", {"bom-ref": str, "hashes": Annotated[list[_HashForm], Field(min_length=1)]})
+_ComponentForm = TypedDict("_ComponentForm", {"bom-ref": str, "components": NotRequired[list[_FileForm]]})
+
+
+class _BillForm(TypedDict):
+    components: list[_ComponentForm]
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """What a release says of its evaluation.
@@ -92,21 +132,22 @@ class Evaluated:
         """
         try:
             rows = list(csv.DictReader(io.StringIO(read(paths.SCORES.name).decode(), newline="")))
-            parameters = YAML(typ="safe").load(read("params.yaml").decode())
-            bill = json.loads(read(BOM))
+            parameters = read_yaml(read("params.yaml"), "the release's params.yaml", ReleaseError)
+            validated(_ParametersForm, parameters, "the release's params.yaml", ReleaseError)
+            bill = validated(_BillForm, read_json(read(BOM), BOM, ReleaseError), BOM, ReleaseError)
             columns = {
                 name: [float(row[name]) if row[name] else None for row in rows]
                 for name in rows[0]
                 if name not in {"prompt", "label"}
             }
             return cls(
-                [row["prompt"] for row in rows],
-                [row["label"] for row in rows],
+                [_text(row["prompt"]) for row in rows],
+                [_text(row["label"]) for row in rows],
                 columns,
                 parameters,
                 {name: _identity(name, reward, bill) for name, reward in parameters["rewards"].items()},
             )
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             raise ReleaseError(
                 f"the release's evaluation cannot be read: {error!r} in {paths.SCORES.name}, params.yaml or "
                 f"{BOM}; package it again with `dvc repro -f package`"
@@ -319,7 +360,7 @@ def _values(rule: _Rule, evaluated: Evaluated, system: str, whose: str) -> list[
     by_style = evaluated.settings["protocol"] == "hpsv2" and rule.column in evaluated.settings["rewards"]
     groups: dict[str, list[float]] = {}
     for label, value in zip(evaluated.labels, column, strict=True):
-        if value is not None and math.isfinite(value):
+        if value is not None and abs(value) < _LARGEST:  # and not NaN
             groups.setdefault(label if by_style else "", []).append(value)
     got, expected = sum(map(len, groups.values())), len(evaluated.prompts)
     if rule.column == "diversity":
@@ -367,14 +408,20 @@ def _rows(verdict: Verdict) -> list[list[str]]:
     ]
 
 
-def _identity(name: str, reward: dict[str, Any], bill: dict[str, Any]) -> dict[str, Any]:
+def _text(value: str | None) -> str:
+    if value is None:
+        raise ValueError("a row is cut off")
+    return value
+
+
+def _identity(name: str, reward: dict[str, Any], bill: _BillForm) -> dict[str, Any]:
     """Tell what scores: a reward's settings without where it is from, and the sha256 of each of its files."""
     role = f"rewards/{name}"
     files = {
         file["bom-ref"].replace("#", "/"): file["hashes"][0]["content"]
         for component in bill["components"]
         if component["bom-ref"] == role or component["bom-ref"].startswith(f"{role}/")
-        for file in component["components"]
+        for file in component.get("components", ())
     }
     settings = {key: value for key, value in reward.items() if "://" not in str(value)}
     return {f"rewards.{name}.{key}": value for key, value in settings.items()} | files

@@ -270,7 +270,8 @@ def test_diff_tells_parameters_metrics_and_files(capsys: pytest.CaptureFixture[s
 def test_pages_load_nothing_from_elsewhere() -> None:
     assert main(["audit", "show", "latest", "--html", "show.html"]) == 0
     assert main(["audit", "verify", "latest", "--html", "verify.html"]) == 0
-    assert main(["audit", "forward", "--prompts", "0123abcd", "--html", "forward.html"]) == 0
+    prompts = json.loads(paths.PROMPTS_CARD.read_text())["train"]["sha256"]
+    assert main(["audit", "forward", "--prompts", prompts, "--html", "forward.html"]) == 0
     for path in Path().glob("*.html"):
         assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*', path.read_text()) == []
     shown = Path("show.html").read_text()

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distar.errors import DistarError, StorageError
+from distar.documents import read_json, validated
+from distar.errors import DistarError, ReleaseError, StorageError
 from distar.lineage.provenance import Statement
 from distar.lineage.secrets import without_secrets
 from distar.lineage.stated import Stated, commit_of, flattened
@@ -97,7 +98,8 @@ def _tags(stated: Stated) -> dict[str, str]:
 
 
 def _metrics(path: Path) -> dict[str, float]:
-    figures = flattened(json.loads(path.read_text(encoding="utf-8")))
+    document = read_json(path.read_bytes(), path.name, ReleaseError)
+    figures = flattened(validated(dict[str, Any], document, path.name, ReleaseError))
     return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
 
 

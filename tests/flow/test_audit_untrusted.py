@@ -1,0 +1,344 @@
+"""The audit of a store in which somebody else wrote: nothing unchecked holds, and nobody untrusted is followed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distar import paths
+from distar.__main__ import main
+from distar.hashing import sha256_of
+from distar.release.keys import generate_key, load_signer
+from distar.release.releases import find, read_alias, read_release
+from distar.release.signing import attach, attach_model, choose_statements, envelope_from_bytes, sign_release
+from distar.release.storage import open_store
+from tests.miniature import record_of
+
+STORE = "file://published"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(reproduced: Path) -> None:
+    """Every test works in a copy of the project."""
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    capsys.readouterr()
+    status = main(["audit", *arguments, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def gaps(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
+    """Verify the release, however it is named, and return the gaps by what they are about."""
+    status, verified = asked(capsys, "verify", *(arguments or ("latest",)))
+    assert status == (1 if verified["gaps"] else 0)
+    assert verified["checks"]
+    return {gap["what"]: gap["detail"] for gap in verified["gaps"]}
+
+
+def release() -> str:
+    (manifest,) = Path("published/releases").iterdir()
+    return manifest.stem
+
+
+def attestation() -> Path:
+    (path,) = Path("published/attestations", release()).glob("*.intoto.json")
+    return path
+
+
+def statement() -> dict[str, Any]:
+    return json.loads(envelope_from_bytes(attestation().read_bytes(), "").payload)
+
+
+def signed_by_owner() -> None:
+    generate_key(Path("key"))
+    store = open_store(STORE)
+    files = read_release(store, release())
+    sign_release(store, release(), files, load_signer("key"), choose_statements(store, release(), []))
+
+
+def plant(document: dict[str, Any], key: str | None = "stranger") -> None:
+    """Attach a statement as somebody who may write to the store could, signed by a key of his own."""
+    if key and not Path(key).exists():
+        generate_key(Path(key))
+    attach(open_store(STORE), release(), document, load_signer(key) if key else None)
+
+
+def planted_statement() -> dict[str, Any]:
+    """Return a later statement that names another prompt set, and another seed."""
+    document = statement()
+    document["predicate"]["buildDefinition"]["externalParameters"]["seed"] = 99
+    document["predicate"]["runDetails"]["metadata"]["finishedOn"] = "2999-01-01T00:00:00.000+00:00"
+    for entry in document["predicate"]["buildDefinition"]["resolvedDependencies"]:
+        if entry["name"].startswith("prompts/"):
+            entry["digest"]["sha256"] = "0" * 64
+    return document
+
+
+@pytest.mark.parametrize("content", ["garbage", "", "[]", "{}", '{"release": 1}', "\0", "[" * 100_000])
+def test_damaged_alias_hides_no_check(capsys: pytest.CaptureFixture[str], content: str) -> None:
+    Path("published/aliases/zz.json").write_text(content)
+    generate_key(Path("wrong"))
+    found = gaps(capsys, release(), "--key", "wrong.pub")
+    assert {"alias zz", "signature", "provenance"} <= found.keys()
+    shutil.rmtree("published/attestations")
+    assert {"alias zz", "signature", "provenance"} <= gaps(capsys, "latest", "--key", "wrong.pub").keys()
+    assert gaps(capsys, "latest").keys() >= {"alias zz", "provenance"}
+    assert main(["release", "verify", "latest"]) == 1
+    assert "alias zz cannot be followed" in capsys.readouterr().out
+    assert main(["release", "list"]) == 0
+    assert "alias zz cannot be followed" in capsys.readouterr().out
+    for command in (["release", "history", "zz"], ["audit", "verify", "zz"], ["release", "promote", release(), "zz"]):
+        assert main(command) == 1
+        assert "aliases/zz.json" in capsys.readouterr().err
+
+
+def other(release_id: str) -> str:
+    return release_id[::-1]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda alias: alias["history"].clear(),
+        lambda alias: alias.update(release=other(alias["release"])),
+        lambda alias: alias["history"][0].update(to=other(alias["release"])),
+        lambda alias: alias["history"][0].update({"from": other(alias["release"])}),
+        lambda alias: alias["history"].insert(0, dict(alias["history"][0])),
+        lambda alias: alias.update(release="/abs/dir"),
+        lambda alias: alias.update(release="../.."),
+        lambda alias: alias["history"][0].update(to="../.."),
+        lambda alias: alias["history"][0].update(when="yesterday"),
+    ],
+)
+def test_edited_alias_is_followed_by_nobody(capsys: pytest.CaptureFixture[str], edit: Any) -> None:
+    path, known = Path("published/aliases/latest.json"), release()
+    alias = json.loads(path.read_text())
+    edit(alias)
+    path.write_text(json.dumps(alias))
+    assert list(gaps(capsys, known)) == ["alias latest"]
+    assert main(["release", "verify", known]) == 1
+    for command in (
+        ["release", "history", "latest"],
+        ["release", "download", "latest", "--out", "downloaded"],
+        ["audit", "verify", "latest"],
+        ["audit", "show", "latest"],
+        ["release", "promote", known, "latest"],
+        ["release", "promote", "latest", "champion"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 1
+        assert "aliases/latest.json" in capsys.readouterr().err
+    assert not Path("downloaded").exists()
+    assert main(["audit", "show", known]) == 0
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"a": {"bytes": 1, "sha256": "0" * 64}, "a/b": {"bytes": 1, "sha256": "0" * 64}},
+        {"../a": {"bytes": 1, "sha256": "0" * 64}},
+        {"/a": {"bytes": 1, "sha256": "0" * 64}},
+        {"a" * 300: {"bytes": 1, "sha256": "0" * 64}},
+        {"a\x1b[31m": {"bytes": 1, "sha256": "0" * 64}},
+        {"a": {"bytes": True, "sha256": "0" * 64}},
+        {"a": {"bytes": 1, "sha256": "0" * 64 + "\n"}},
+    ],
+)
+def test_manifest_that_no_folder_can_hold_is_named(capsys: pytest.CaptureFixture[str], files: dict[str, Any]) -> None:
+    content = json.dumps({"files": files}).encode()
+    Path("manifest").write_bytes(content)
+    release_id = sha256_of(Path("manifest"))
+    Path(f"published/releases/{release_id}.json").write_bytes(content)
+    found = gaps(capsys, release_id)
+    assert {"manifest", "files", "signatures", "provenance"} <= found.keys()
+    for command in (["release", "verify", release_id], ["release", "download", release_id, "--out", "downloaded"]):
+        assert main(command) == 1
+        assert "Traceback" not in capsys.readouterr().err
+    assert gaps(capsys, "latest") == {}
+
+
+def test_what_a_stranger_signs_is_not_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    signed_by_owner()
+    known, prompts = release(), json.loads(paths.PROMPTS_CARD.read_text())["train"]["sha256"]
+    plant(planted_statement())
+    assert asked(capsys, "show", "latest")[1]["seed"] == 99  # nobody is trusted, and it says that it is newest
+    status, shown = asked(capsys, "show", "latest", "--key", "key.pub")
+    assert (status, shown["seed"], shown["trust"], len(shown["not_gone_by"])) == (0, 0, "trusted", 1)
+    status, made = asked(capsys, "forward", "--prompts", prompts, "--key", "key.pub")
+    assert [(one["release"], one["trust"]) for one in made["releases"]] == [(known, "trusted")]
+    status, made = asked(capsys, "forward", "--prompts", "0" * 64, "--key", "key.pub")
+    assert [(one["release"], one["trust"]) for one in made["releases"]] == [(known, "untrusted")]
+    assert main(["audit", "export", "latest", "--openlineage", "events.jsonl", "--key", "key.pub"]) == 0
+    assert '"seed": 99' not in Path("events.jsonl").read_text()
+    status, verified = asked(capsys, "verify", "latest", "--key", "key.pub")
+    notes = {one["what"]: one["detail"] for one in verified["checks"] if one["outcome"] == "note"}
+    assert (status, [detail for detail in notes.values() if "not gone by" in detail] != []) == (0, True)
+
+
+def test_trusted_keys_of_params_hold_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    generate_key(Path("key"))
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("trusted_keys: []", "trusted_keys: [key.pub]"))
+    for command in (
+        ["show", "latest"],
+        ["diff", "latest", "latest"],
+        ["export", "latest", "--openlineage", "events.jsonl"],
+        ["reproduce", "latest"],
+    ):
+        assert main(["audit", *command]) == 1
+        assert "none of the trusted keys signed" in capsys.readouterr().err
+    assert not Path("events.jsonl").exists()
+    prompts = json.loads(paths.PROMPTS_CARD.read_text())["train"]["sha256"]
+    status, made = asked(capsys, "forward", "--prompts", prompts)
+    assert (status, [one["trust"] for one in made["releases"]]) == (0, ["untrusted"])
+
+
+def test_only_a_strangers_statement_is_a_gap(capsys: pytest.CaptureFixture[str]) -> None:
+    signed_by_owner()
+    document = planted_statement()
+    attestation().unlink()
+    plant(document)
+    found = gaps(capsys, "latest", "--key", "key.pub")
+    assert "there is no statement that counts" in found["provenance"]
+    assert any("key signed the release's folder alone" in detail for detail in found.values())
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda document: document.update(predicate={}),
+        lambda document: document["predicate"].clear(),
+        lambda document: document["predicate"]["buildDefinition"].update(buildType="urn:other"),
+        lambda document: document["predicate"]["buildDefinition"]["internalParameters"].update(runs=[1]),
+        lambda document: document.update(predicateType="https://example.org/other"),
+    ],
+)
+def test_statement_that_cannot_be_checked_is_a_gap(capsys: pytest.CaptureFixture[str], edit: Any, signed: bool) -> None:
+    document = statement()
+    edit(document)
+    attestation().unlink()
+    keys = ()
+    if signed:
+        plant(document, "key")
+        files = read_release(open_store(STORE), release())
+        attach_model(open_store(STORE), release(), files, load_signer("key"))
+        keys = ("--key", "key.pub")
+    else:
+        plant(document, None)
+    assert "provenance" in gaps(capsys, "latest", *keys)
+    assert main(["audit", "show", "latest", *keys]) == 1
+    assert "nothing is stated of how it was made" in capsys.readouterr().err
+
+
+def test_keys_that_stand_twice_in_an_envelope_are_a_gap(capsys: pytest.CaptureFixture[str]) -> None:
+    content = attestation().read_text()
+    attestation().write_text(content.replace('"payloadType"', '"payload": "e30=", "payloadType"', 1))
+    assert any("stands twice" in detail for detail in gaps(capsys).values())
+
+
+def test_removed_signature_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    signed_by_owner()
+    (path,) = Path("published/attestations", release()).glob("*.model.sig")
+    content = path.read_bytes()
+    path.unlink()
+    for keys in ((), ("--key", "key.pub")):
+        (what,) = gaps(capsys, "latest", *keys)
+        assert what == f"model signature by {path.name.removesuffix('.model.sig')}"
+    path.write_bytes(content)
+    attestation().unlink()
+    plant(statement_of_workspace(), None)
+    assert any("signed the release's folder alone" in detail for detail in gaps(capsys).values())
+
+
+def statement_of_workspace() -> dict[str, Any]:
+    from distar.attesting import state_provenance
+
+    return state_provenance(paths.RELEASE)
+
+
+def test_recall_of_an_unknown_hash_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    known = json.loads(paths.PROMPTS_CARD.read_text())["train"]["sha256"]
+    typo = f"{known[:20]}{'1' if known[20] != '1' else '2'}{known[21:]}"
+    for role, digest, hint in (
+        ("prompts", typo, known),
+        ("prompts", typo[:24], known),
+        ("reward", known, "it is known in another role"),
+        ("reference", "0123456789abcdef", "check it against"),
+    ):
+        assert main(["audit", "forward", f"--{role}", digest]) == 1
+        told = capsys.readouterr()
+        assert hint in told.err
+        assert told.out == ""
+
+
+def test_recall_of_what_made_nothing_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("published")
+    model = sha256_of(Path("models/judge/model.safetensors"))
+    status, made = asked(capsys, "forward", "--reward", model)
+    assert (status, made["releases"]) == (0, [])
+
+
+def test_recall_names_what_nobody_can_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    prompts, known = json.loads(paths.PROMPTS_CARD.read_text())["train"]["sha256"], release()
+    content = attestation().read_bytes()
+    attestation().write_text("garbage")
+    _, made = asked(capsys, "forward", "--prompts", prompts)
+    assert made["unknown"] == {known: "a statement of it is damaged"}
+    attestation().write_bytes(content)
+    Path(f"published/releases/{known}.json").write_text("{}")
+    _, made = asked(capsys, "forward", "--prompts", prompts)
+    assert [one["release"] for one in made["releases"]] == [known]
+
+
+def test_scores_of_other_prompts_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """An honest mistake: other evaluation prompts, the stages `prompts` and `package` by hand, and `dvc commit`."""
+    prompts = Path("prompts/evaluation.txt")
+    prompts.write_text(prompts.read_text().replace("red star", "teal moon"))
+    shutil.rmtree("published")
+    for stage in ("prompts", "package", "publish"):
+        assert main([stage]) == 0
+    found = gaps(capsys)
+    assert "record of evaluate: outputs/prompts" in found
+    assert "they were not evaluated on" in found["file scores.csv"]
+
+
+def test_record_that_was_changed_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = Path("runs/train").glob("*.json")
+    record = record_of("train")
+    record["device"] = None
+    path.write_text(json.dumps(record))
+    shutil.rmtree("published")
+    assert main(["publish"]) == 0
+    assert f"{path} was changed after it was written" in capsys.readouterr().err
+    assert "record of train" in gaps(capsys)
+
+
+def test_stage_that_ran_again_alike_leaves_a_sound_release(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("published")
+    for stage in ("prompts", "publish"):
+        assert main([stage]) == 0
+    assert len(list(Path("runs/prompts").glob("*.json"))) == 2
+    assert gaps(capsys) == {}
+
+
+def test_markup_of_a_store_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("published/aliases/latest.json")
+    alias = json.loads(path.read_text())
+    alias["history"][0]["who"] = "[/red] \x1b[31m[bold"
+    path.write_text(json.dumps(alias))
+    assert main(["release", "history", "latest"]) == 0
+    told = capsys.readouterr().out
+    assert "[/red]" in told
+    assert "\x1b" not in told
+    Path("published/aliases/[red].json").write_text("{}")
+    for command in (["release", "list"], ["audit", "show", "latest"], ["audit", "verify", release()]):
+        main(command)
+        assert "Traceback" not in capsys.readouterr().err
+    assert read_alias(open_store(STORE), "latest").release == find(open_store(STORE), release())
