@@ -39,9 +39,12 @@ _ANSWERS = {  # by what the store calls it, or by the status alone: a HEAD is an
         ("SlowDown", "ServiceUnavailable", "TooManyRequests", "Throttling", "RequestLimitExceeded", "429", "503"),
         "the store is too busy ({code}, tried {tries} times); run again later, or let AWS_MAX_ATTEMPTS be larger",
     ),
-    **dict.fromkeys(
-        ("InternalError", "500", "502", "504"),
-        "the store fails ({code}: {message}, tried {tries} times); look at its log: a full one may say no more",
+    "InternalError": "the store fails ({code}: {message}, tried {tries} times); look at its log: a full one may say no "
+    "more",
+    **dict.fromkeys(  # botocore's name, too, for an answer that is no XML
+        ("500", "502", "504"),
+        "the store fails, or what answers is not S3 ({code}: {message}, tried {tries} times); look at its log, and "
+        "check the endpoint",
     ),
     **dict.fromkeys(
         ("QuotaExceeded", "507"),
@@ -73,11 +76,15 @@ _FAILURES = {  # by the class of the client's exception, or the nearest of its b
     "ParamValidationError": "{text}; check the name of the bucket",
     "ResponseParserError": "{where} answers what is not S3 ({text}); {name} must name an S3 store",
     "ReadTimeoutError": "{where} is silent ({text}); run again later, or check {name}",
+    "ConnectionClosedError": "{where} breaks the connection off ({text}); run again later, or check scheme (http or "
+    "https) and port of {name}",
     "ConnectionError": "{where} cannot be reached ({text}); check {name}, and the network",
     "HTTPClientError": "{where} does not answer as S3 does ({text}); check scheme (http or https) and port of {name}",
 }
 _BROKEN = {"IncompleteReadError", "ReadTimeoutError", "ResponseStreamingError", "FlexibleChecksumError"}
 _LONGEST = 300
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "publish.endpoint_url")
+_URL = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[^/\[\]])")
 _SETTING = re.compile("(?!AWS_.*(KEY|TOKEN|SECRET))AWS_.*|(http|https|all|no)_proxy|REQUESTS_CA_BUNDLE", re.IGNORECASE)
 
 
@@ -169,7 +176,7 @@ def _name_of_endpoint(endpoint_url: str | None, where: str) -> str:
     """Return what says where S3 is."""
     if endpoint_url:
         return "publish.endpoint_url"
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+    for name in _ENDPOINTS[:2]:
         if os.environ.get(name):
             return name
     return "AWS_DEFAULT_REGION" if "amazonaws.com" in where else "endpoint_url in the AWS config file"
@@ -189,10 +196,12 @@ def _settings(text: str, endpoint_url: str | None) -> str:
     given = {name: value for name, value in os.environ.items() if _SETTING.fullmatch(name)}
     given |= {"publish.endpoint_url": endpoint_url} if endpoint_url else {}
     values = {name: re.escape(value) for name, value in given.items() if value.strip()}
-    named = [name for name, value in values.items() if re.search(rf"(?<!\w){value}(?!\w)", text)]
-    suspects = named or [name for name in given if name not in values] or sorted(given)
+    named = [name for name, value in values.items() if re.search(rf"(?<![\w.:/-]){value}(?![\w.:/-])", text)]
+    wrong = [name for name in _ENDPOINTS if given.get(name) and not _URL.match(given[name])]
+    empty = [name for name in given if name not in values and name not in _ENDPOINTS]
+    suspects = named or wrong or empty or sorted(name for name in given if name.startswith("AWS_"))
     files = "what the AWS config file says (AWS_CONFIG_FILE, or ~/.aws/config)"
-    return f"correct or unset {', '.join(suspects)}, or {files}" if suspects else f"correct {files}"
+    return f"correct or unset {', '.join(suspects)}, or correct {files}" if suspects else f"correct {files}"
 
 
 def _line(text: str) -> str:

@@ -99,8 +99,8 @@ def below(root: str, paths: dict[str, Known], patterns: tuple[str, ...], shown_a
     for name in wanted:
         if not all(_PART.fullmatch(part) for part in name.split("/")):
             raise ModelFileError(
-                f"{shown_as}: {name!r} cannot be a file's name here (`..`, control characters, or too long); the source "
-                "is at fault"
+                f"{shown_as}: {name!r} cannot be a file's name here (`..`, control characters, or too long); the "
+                "source is at fault"
             )
     return wanted
 

@@ -19,7 +19,7 @@ MAX_ANSWER = 16 * 1024 * 1024  # a listing of 1000 keys has some 3 MB at most
 SLOWEST = 1024  # bytes a second
 SECONDS_OF_PATIENCE = 60.0
 _PIECE = 256 * 1024
-_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 class AnswerError(Exception):
@@ -126,8 +126,8 @@ def seconds_until_again(response: Any, attempts: int, **_: object) -> float | No
     This is a handler of `needs-retry`: it adds to what botocore repeats, which knows throttling by the names that
     Amazon gives it, and not the conflict of writers.
     """
-    if response is None or attempts > len(_PAUSES):
+    if response is None or attempts > len(PAUSES):
         return None
     if response[0].status_code not in {HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}:
         return None
-    return _PAUSES[attempts - 1] * random.uniform(0.5, 1.0)
+    return PAUSES[attempts - 1] * random.uniform(0.5, 1.0)
