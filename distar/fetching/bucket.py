@@ -140,7 +140,11 @@ class Bucket:
             for entry in page.get("Contents", ()):
                 if entry.get("Key", "").startswith(prefix) and "Size" in entry:
                     found[entry["Key"]] = entry["Size"]
-            if not page.get("IsTruncated"):
+            if "IsTruncated" not in page:
+                raise StorageError(
+                    f"{self.shown(prefix)}: the store answers what is no list of objects; check the endpoint"
+                )
+            if not page["IsTruncated"]:
                 return found
             following = page.get("NextContinuationToken")
             if not following or following in tokens:
@@ -266,7 +270,7 @@ class _Content:
             self._count(0)
             piece = self._file.read(amount)
             self._add(piece)
-            if self._size >= self._pin["bytes"] or not piece:
+            if self._size >= int(self._pin["bytes"]) or not piece:
                 self._check()
         except Exception as error:
             self.problem = error

@@ -16,6 +16,7 @@ _CHECKSUMS = (
 )
 _ANSWERS = {  # by what the store calls it, or by the status alone: a HEAD is answered without a name
     "NoSuchBucket": "there is no such bucket; check its name, or create it",
+    "InvalidBucketName": "no bucket can have this name ({message}); check it",
     **dict.fromkeys(
         ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "401"),
         f"the store refuses the credentials ({{code}}); {_CREDENTIALS}",
@@ -29,7 +30,15 @@ _ANSWERS = {  # by what the store calls it, or by the status alone: a HEAD is an
         "this machine's clock differs from the store's ({code}); set the clock and run again",
     ),
     **dict.fromkeys(
-        ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "301", "307", "308"),
+        (
+            "PermanentRedirect",
+            "TemporaryRedirect",
+            "AuthorizationHeaderMalformed",
+            "IllegalLocationConstraintException",
+            "301",
+            "307",
+            "308",
+        ),
         "the bucket is in another region{region} ({code}: {message}); set AWS_DEFAULT_REGION, or the region of the "
         "profile, to the bucket's own",
     ),
@@ -74,6 +83,8 @@ _FAILURES = {  # by the class of the client's exception, or the nearest of its b
     "name the store's host in NO_PROXY",
     "InvalidProxiesConfigError": "{text}; correct HTTP_PROXY and HTTPS_PROXY",
     "ParamValidationError": "{text}; check the name of the bucket",
+    "RecursionError": "{where} redirects without end: the bucket is in another region; set AWS_DEFAULT_REGION, or the "
+    "region of the profile, to the bucket's own",
     "ResponseParserError": "{where} answers what is not S3 ({text}); {name} must name an S3 store",
     "ReadTimeoutError": "{where} is silent ({text}); run again later, or check {name}",
     "ConnectionClosedError": "{where} breaks the connection off ({text}); run again later, or check scheme (http or "
@@ -85,7 +96,7 @@ _BROKEN = {"IncompleteReadError", "ReadTimeoutError", "ResponseStreamingError", 
 _LONGEST = 300
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "publish.endpoint_url")
 _URL = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[^/\[\]])")
-_SETTING = re.compile("(?!AWS_.*(KEY|TOKEN|SECRET))AWS_.*|(http|https|all|no)_proxy|REQUESTS_CA_BUNDLE", re.IGNORECASE)
+_SETTING = re.compile("(?!AWS_.*(KEY|KEY_ID|TOKEN)$)AWS_.*|(http|https|all|no)_proxy|REQUESTS_CA_BUNDLE", re.IGNORECASE)
 
 
 class ConditionError(StorageError):
@@ -136,6 +147,8 @@ def s3_error(
         return StorageError(f"{url}: {_of_certificates(text, where, name)}")
     if "Invalid header value" in text:
         return StorageError(f"{url}: the credentials hold a line break, or what else no header may; {_CREDENTIALS}")
+    if "recursion depth" in text:  # botocore follows redirections of buckets
+        kinds = ["RecursionError"]
     told = next((_FAILURES[kind] for kind in kinds if kind in _FAILURES), None)
     if told is None or "Failed to parse" in text:
         told = f"a setting of S3 is wrong ({kinds[0]}: {{text}}); {_settings(str(error), endpoint_url)}"
@@ -147,6 +160,7 @@ def _answered(error: Exception, url: str) -> Exception:
     about = response.get("ResponseMetadata", {})
     code, message = (_line(str(response.get("Error", {}).get(key) or "")) for key in ("Code", "Message"))
     status, tries = str(about.get("HTTPStatusCode")), 1 + about.get("RetryAttempts", 0)
+    code = code or status
     region = about.get("HTTPHeaders", {}).get("x-amz-bucket-region")
     if code in {"NoSuchKey", "404"}:
         return FileMissingError(f"{url}: there is no such object")
@@ -163,7 +177,12 @@ def _answered(error: Exception, url: str) -> Exception:
         return NotUnderstoodError(f"{url}: the store does not understand the request ({code}: {message}); {_remedy()}")
     text = _ANSWERS.get(code) or _ANSWERS.get(status, "the store answers {code}: {message}")
     said = text.format(code=code, message=message, tries=tries, region=f", {_line(region)}" if region else "")
-    return StorageError(f"{url}: {said}")
+    proxy = "; or it is the proxy's answer: name the store's host in NO_PROXY" if code == status and _proxies() else ""
+    return StorageError(f"{url}: {said}{proxy}")
+
+
+def _proxies() -> list[str]:
+    return [name for name in os.environ if re.fullmatch("(http|https|all)_proxy", name, re.IGNORECASE)]
 
 
 def _remedy() -> str:
@@ -185,9 +204,13 @@ def _name_of_endpoint(endpoint_url: str | None, where: str) -> str:
 def _of_certificates(text: str, where: str, name: str) -> str:
     if re.search("WRONG_VERSION_NUMBER|wrong version number|record layer failure|RECORD_LAYER_FAILURE", text):
         return f"{where} speaks no TLS ({text}); write http:// in {name}, or the port that speaks TLS"
+    if re.search("No such file|Is a directory|Permission denied|NO_CERTIFICATE|CA certificate", text):
+        return (
+            f"the authorities' certificates cannot be read ({text}); correct or unset AWS_CA_BUNDLE, REQUESTS_CA_BUNDLE"
+        )
     return (
         f"the certificate of {where} is not trusted ({text}); let AWS_CA_BUNDLE name the file with its authority's "
-        "certificate"
+        f"certificate, and {name} the host that it is for"
     )
 
 

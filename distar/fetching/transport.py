@@ -93,8 +93,9 @@ class Transport:
         from botocore.httpsession import URLLib3Session
         from botocore.utils import get_environ_proxies
 
+        verify: Any = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or True
         self._session = URLLib3Session(
-            verify=ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or True,
+            verify=verify,
             proxies=get_environ_proxies(endpoint_url),
             timeout=(CONNECT_SECONDS, READ_SECONDS),
             max_pool_connections=num_connections,

@@ -350,6 +350,8 @@ LISTINGS: dict[str, tuple[Callable[[], Answer], str]] = {
         lambda: Answer(200, b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"),
         "comes to no end",
     ),
+    "nothing": (lambda: Answer(200), "no list of objects"),
+    "something else": (lambda: Answer(200, b"<Fine/>"), "no list of objects"),
     "no XML": (lambda: Answer(200, b"hello"), "what answers is not S3"),
     "half of XML": (lambda: Answer(200, b"<ListBucketResult><Contents><Key>a"), "what answers is not S3"),
     "NUL": (lambda: Answer(200, b"<ListBucketResult><Contents><Key>\0</Key></Contents></ListBucketResult>"), "not S3"),
