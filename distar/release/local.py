@@ -113,7 +113,8 @@ class LocalStore(Store):
         return sorted(name for name in found if name.startswith(prefix) and can_be_ours(name))
 
     def _write(self, name: str, content: bytes, version: str | None) -> bool:
-        with refusal_told(self._path(name), _REMEDY), wait_for_lock(self.root / _LOCK, time.sleep):
+        lock = self.root / _LOCK
+        with refusal_told(lock, _REMEDY), wait_for_lock(lock, time.sleep):
             standing = self.read(name)
             if (standing and standing.version) != version:
                 return False
@@ -136,8 +137,7 @@ def _unless_missing(error: OSError) -> None:
         raise StorageError(f"{error.filename}: {error.strerror}; {_REMEDY}") from error
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> BinaryIO:
     """Open a file to read it: nothing that waits, such as a named pipe without a writer.
 
     Raises:
@@ -150,10 +150,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if error.errno in _NO_FILES:
             raise _no_file(path) from error
         raise
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _no_file(path)
-        yield file
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _no_file(path)
+    return os.fdopen(descriptor, "rb")
 
 
 def _no_file(path: Path) -> ReleaseError:
