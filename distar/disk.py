@@ -34,7 +34,7 @@ def full_disk_told(target: Path, what_is_left: str) -> Iterator[None]:
 
 @contextmanager
 def refusal_told(path: Path, remedy: str) -> Iterator[None]:
-    """Turn what the system says of a file into an error with a remedy.
+    """Turn what the system says of a file into an error with a remedy; a full disk is left to `full_disk_told`.
 
     Raises:
         StorageError: the system refuses; the message names the file, `path` if the system names none.
@@ -42,6 +42,8 @@ def refusal_told(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise
         raise StorageError(f"{error.filename or path}: {error.strerror or error}; {remedy}") from error
 
 
