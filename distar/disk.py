@@ -32,6 +32,21 @@ def full_disk_told(target: Path, what_is_left: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def refusal_told(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what the system says of a file into an error with a remedy; a full disk is left to `full_disk_told`.
+
+    Raises:
+        StorageError: the system refuses; the message names the file, `path` if the system names none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}; {remedy}") from error
+
+
 def _system_error(error: Exception) -> int | None:
     """Return the system's error number; libraries in Rust, safetensors among them, tell it in their text alone."""
     if isinstance(error, OSError):

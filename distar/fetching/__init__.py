@@ -17,6 +17,7 @@ import shutil
 from pathlib import Path
 
 from distar.atomic import written_whole
+from distar.disk import refusal_told
 from distar.errors import ModelFileError
 from distar.fetching.downloads import Wanted, bytes_of_partials, obtain
 from distar.fetching.lock import Pins, lock_sources, pins_of, read_pins, write_pins
@@ -48,7 +49,9 @@ def fetch(files: ModelFiles, pins: Pins, folder: Path, mirror: str | None = None
     def place(file: Wanted, work: Work) -> None:
         target = partial / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(obtain(file, work), target)
+        path = obtain(file, work)
+        with refusal_told(path, "check who may read it"):
+            shutil.copyfile(path, target)
         check_file(target, file.pin, file.shown_as)
 
     with written_whole(folder) as partial:

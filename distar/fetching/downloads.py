@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
-from distar.disk import full_disk_told
+from distar.disk import full_disk_told, refusal_told
 from distar.errors import ModelFileError
 from distar.fetching.parallel import Work
 from distar.fetching.source import FileMissingError, Known, Pin, Reading, Source, TemporaryError
@@ -24,6 +24,7 @@ from distar.hashing import check_file, sha256_of
 from distar.locking import wait_for_lock
 
 SECONDS_BETWEEN_TRIES = (1.0, 2.0, 4.0, 8.0, 16.0)
+_REMEDY = "let DISTAR_DOWNLOADS name a folder that can be read and written"
 LONGEST_WAIT = 300.0  # a server that asks for more is told of, rather than waited for
 
 Result = TypeVar("Result")
@@ -89,7 +90,7 @@ def obtain(file: Wanted, work: Work) -> Path:
             work.count(file.num_bytes)
             return path
     whole = downloads_dir() / file.sha256
-    with wait_for_lock(whole.with_suffix(".lock"), work.wait):
+    with refusal_told(whole, _REMEDY), wait_for_lock(whole.with_suffix(".lock"), work.wait):
         if whole.exists() and sha256_of(whole) == file.sha256:
             work.count(file.num_bytes)
             return whole
@@ -109,14 +110,15 @@ def obtain(file: Wanted, work: Work) -> Path:
 def digest(source: Source, known: Known, work: Work) -> str:
     """Return the sha256 of a file that is not pinned yet: download it, and keep it under its hash."""
     path = downloads_dir() / f"{uuid4().hex}.unpinned"
-    with full_disk_told(path, "nothing was pinned"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _download(source, known.place, known.num_bytes, path, work)
-        sha256 = sha256_of(path)
-        os.replace(path, path.with_name(sha256))
-    finally:
-        path.unlink(missing_ok=True)
+    with refusal_told(path, _REMEDY):
+        with full_disk_told(path, "nothing was pinned"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _download(source, known.place, known.num_bytes, path, work)
+            sha256 = sha256_of(path)
+            os.replace(path, path.with_name(sha256))
+        finally:
+            path.unlink(missing_ok=True)
     return sha256
 
 

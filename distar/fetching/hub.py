@@ -14,8 +14,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from distar.errors import ModelFileError
+from distar.errors import ModelFileError, StorageError
 from distar.fetching.source import FileMissingError, Known, Pin, Reading, TemporaryError, below, possible_places
+from distar.fetching.transport import AnswerError, paced
 from distar.hashing import sha256_of
 
 _SOURCE = re.compile(
@@ -95,9 +96,9 @@ class HubRepository:
             begins = start if response.status_code == HTTPStatus.PARTIAL_CONTENT else 0
             yield Reading(
                 begins,
-                None if length is None else begins + int(length),
+                begins + int(length) if length and length.isdecimal() else None,
                 response.headers.get("Content-Type", "of unknown type"),
-                response.iter_bytes(),
+                paced(response.iter_bytes()),
             )
 
     def _refuse_offline(self, what: str) -> None:
@@ -124,6 +125,8 @@ class HubRepository:
         page = f"{ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
         try:
             yield
+        except AnswerError as error:
+            raise StorageError(f"{shown_as}: {error}") from error
         except GatedRepoError as error:
             raise ModelFileError(
                 f"{shown_as}: the repository is gated; accept its licence at {page}, and set HF_TOKEN to a token "
@@ -179,7 +182,7 @@ def _told(error: Exception, shown_as: str, page: str) -> Exception:
         case HTTPStatus.TOO_MANY_REQUESTS:
             limit = parse_ratelimit_headers(response.headers)
             after = response.headers.get("Retry-After", "")
-            seconds = float(after) if after.isdigit() else limit and float(limit.reset_in_seconds)
+            seconds = float(after) if after.isdecimal() else limit and float(limit.reset_in_seconds)
             return TemporaryError(
                 f"{shown_as}: the hub limits the rate of requests (429); wait some minutes and run again, or set "
                 "HF_TOKEN, which raises the limit",
@@ -188,7 +191,7 @@ def _told(error: Exception, shown_as: str, page: str) -> Exception:
         case HTTPStatus.REQUEST_TIMEOUT | 500 | 502 | 503 | 504:
             after = response.headers.get("Retry-After", "")
             return TemporaryError(
-                f"{shown_as}: the server fails ({status}); run again later", float(after) if after.isdigit() else None
+                f"{shown_as}: the server fails ({status}); run again later", float(after) if after.isdecimal() else None
             )
         case _:
             return ModelFileError(f"{shown_as}: the server answers {status}: {error}")

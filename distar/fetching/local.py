@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distar.atomic import written_whole
+from distar.disk import refusal_told
 from distar.fetching.source import FileMissingError, Known, Pin, Reading, below, possible_places
-from distar.hashing import sha256_of
+from distar.hashing import check_file, sha256_of
+
+_REMEDY = "check the folder, and who may read and write it"
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,15 @@ class LocalFolder:
     def parse(cls, text: str) -> LocalFolder | None:
         """Understand `file://path`, or return None."""
         path = text.removeprefix("file://")
-        return cls(text, Path(path)) if path and path != text else None
+        return cls(text, Path(path)) if path and path != text and "\0" not in path else None
 
     def files(self, patterns: tuple[str, ...]) -> dict[str, Known]:
         """Return the files that match, hashed."""
-        found = [self.root] if self.root.is_file() else [path for path in self.root.rglob("*") if path.is_file()]
-        paths = {path.as_posix(): Known(path.as_posix(), path.stat().st_size, None) for path in found}
-        named = below(self.root.as_posix(), paths, patterns, self.url)
-        return {name: known._replace(sha256=sha256_of(Path(known.place))) for name, known in named.items()}
+        with refusal_told(self.root, _REMEDY):
+            found = [self.root] if self.root.is_file() else [path for path in self.root.rglob("*") if path.is_file()]
+            paths = {path.as_posix(): Known(path.as_posix(), path.stat().st_size, None) for path in found}
+            named = below(self.root.as_posix(), paths, patterns, self.url)
+            return {name: known._replace(sha256=sha256_of(Path(known.place))) for name, known in named.items()}
 
     def places(self, name: str) -> list[str]:
         """Return where the file may lie."""
@@ -38,13 +42,15 @@ class LocalFolder:
 
     def at_hand(self, place: str, pin: Pin) -> Path | None:
         """Return the file itself; whether it is the pinned one is seen when it is copied."""
-        return Path(place) if Path(place).is_file() else None
+        with refusal_told(Path(place), _REMEDY):
+            return Path(place) if Path(place).is_file() else None
 
     def read(self, place: str, start: int) -> AbstractContextManager[Reading]:
         """Say that there is no such file: one that exists is at hand."""
         raise FileMissingError(f"{place} is pinned, but the file does not exist; restore it (git checkout)")
 
-    def put(self, path: Path, name: str) -> None:
+    def put(self, path: Path, name: str, pin: Pin) -> None:
         """Store a copy of a file."""
-        with written_whole(self.root / name) as target:
+        with refusal_told(self.root / name, _REMEDY), written_whole(self.root / name) as target:
             shutil.copyfile(path, target)
+            check_file(target, pin, str(path))

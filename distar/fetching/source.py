@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
@@ -11,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from distar.errors import ModelFileError
 
 Pin = dict[str, str | int]
+_PART = re.compile(r"(?!\.\.?$)[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 
 class FileMissingError(ModelFileError):
@@ -85,6 +87,7 @@ def below(root: str, paths: dict[str, Known], patterns: tuple[str, ...], shown_a
 
     Raises:
         FileMissingError: nothing stands there.
+        ModelFileError: the source names a file that could not be written, or not below its folder.
     """
     folder = f"{root}/" if root else ""
     found = {path.removeprefix(folder): known for path, known in paths.items() if path.startswith(folder)}
@@ -92,7 +95,14 @@ def below(root: str, paths: dict[str, Known], patterns: tuple[str, ...], shown_a
         found = {root.rpartition("/")[2]: paths[root]}
     if not found:
         raise FileMissingError(f"{shown_as}: there is no such file or folder; check its path and revision")
-    return {name: known for name, known in sorted(found.items()) if matches(name, patterns)}
+    wanted = {name: known for name, known in sorted(found.items()) if matches(name, patterns)}
+    for name in wanted:
+        if not all(_PART.fullmatch(part) for part in name.split("/")):
+            raise ModelFileError(
+                f"{shown_as}: {name!r} cannot be a file's name here (`..`, control characters, or too long); the "
+                "source is at fault"
+            )
+    return wanted
 
 
 def possible_places(root: str, name: str) -> list[str]:

@@ -6,24 +6,37 @@ change under one lock (flock), which ends with the process that holds it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from distar.atomic import written_whole
-from distar.errors import StorageError
+from distar.disk import refusal_told
+from distar.errors import ReleaseError, StorageError
 from distar.fetching.parallel import Work
 from distar.fetching.source import FileMissingError, Pin
 from distar.locking import wait_for_lock
-from distar.release.storage import CHUNK, Document, Store, blob_name, changed_file
+from distar.release.storage import (
+    CHUNK,
+    MAX_DOCUMENT,
+    Document,
+    Store,
+    blob_name,
+    can_be_ours,
+    changed_file,
+    too_large,
+)
 
 _LOCK = ".lock"
-_REFUSED = "{}: {}; check the store's folder, and who may read and write it"
+_REMEDY = "check the store's folder, and who may read and write it"
+_NO_FILES = {errno.ELOOP, errno.ENXIO}  # links that lead in a circle, sockets
 
 
 @dataclass(frozen=True)
@@ -37,18 +50,18 @@ class LocalStore(Store):
     def parse(cls, text: str, project: Path = Path()) -> LocalStore | None:
         """Understand `file://folder`, relative to the project, or return None."""
         path = text.removeprefix("file://")
-        return cls(text, project / path) if path and path != text else None
+        return cls(text, project / path) if path and path != text and "\0" not in path else None
 
     def has_blob(self, pin: Pin) -> bool:
         """Say whether the blob is there; it was renamed to its place whole, so its size is all that is looked at."""
         path = self._path(blob_name(pin["sha256"]))
-        with _refusal_told(path):
+        with refusal_told(path, _REMEDY):
             return path.is_file() and path.stat().st_size == pin["bytes"]
 
     def put_blob(self, path: Path, pin: Pin, work: Work) -> None:
         """Copy a file, hashing what is copied; it is renamed to its place if the hash is the pinned one."""
         digest, target = hashlib.sha256(), self._path(blob_name(pin["sha256"]))
-        with _refusal_told(target), written_whole(target) as partial:
+        with refusal_told(target, _REMEDY), written_whole(target) as partial:
             with path.open("rb") as file, partial.open("xb") as copy:
                 while chunk := file.read(CHUNK):
                     digest.update(chunk)
@@ -61,23 +74,26 @@ class LocalStore(Store):
     def open_blob(self, sha256: str, start: int = 0) -> Iterator[Iterator[bytes]]:
         """Open a blob at byte `start`."""
         path = self._path(blob_name(sha256))
-        with _refusal_told(path):
-            try:
-                file = path.open("rb")
-            except FileNotFoundError:
-                raise FileMissingError(f"{path}: there is no such file") from None
-        with file:
-            file.seek(start)
-            yield _chunks(file)
+        with ExitStack() as stack:
+            with refusal_told(path, _REMEDY):
+                try:
+                    file = stack.enter_context(_opened(path))
+                except FileNotFoundError:
+                    raise FileMissingError(f"{path}: there is no such file") from None
+                file.seek(start)
+            yield _chunks(file, path)
 
     def read(self, name: str) -> Document | None:
         """Read a document; its version is the sha256 of its content."""
         path = self._path(name)
-        with _refusal_told(path):
+        with refusal_told(path, _REMEDY):
             try:
-                content = path.read_bytes()
+                with _opened(path) as file:
+                    content = file.read(MAX_DOCUMENT + 1)
             except FileNotFoundError:
                 return None
+        if len(content) > MAX_DOCUMENT:
+            raise too_large(str(path))
         return Document(content, hashlib.sha256(content).hexdigest())
 
     def create(self, name: str, content: bytes) -> bool:
@@ -89,15 +105,16 @@ class LocalStore(Store):
         return self._write(name, content, version)
 
     def names(self, prefix: str) -> list[str]:
-        """Return the names that begin with `prefix`; unfinished files lie in hidden folders, and are left out."""
+        """Return the names that begin with `prefix`; what cannot be a name of ours is left out."""
         found = []
         for folder, subfolders, files in os.walk(self._path(prefix.rpartition("/")[0]), onerror=_unless_missing):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # unfinished files lie in those
             found += [(Path(folder) / name).relative_to(self.root).as_posix() for name in files]
-        return sorted(name for name in found if name.startswith(prefix) and name != _LOCK)
+        return sorted(name for name in found if name.startswith(prefix) and can_be_ours(name))
 
     def _write(self, name: str, content: bytes, version: str | None) -> bool:
-        with _refusal_told(self._path(name)), wait_for_lock(self.root / _LOCK, time.sleep):
+        lock = self.root / _LOCK
+        with refusal_told(lock, _REMEDY), wait_for_lock(lock, time.sleep):
             standing = self.read(name)
             if (standing and standing.version) != version:
                 return False
@@ -109,25 +126,35 @@ class LocalStore(Store):
         return self.root / name
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    with _refusal_told(Path(file.name)):
+def _chunks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    with refusal_told(path, _REMEDY):
         while chunk := file.read(CHUNK):
             yield chunk
 
 
 def _unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
-        raise StorageError(_REFUSED.format(error.filename, error.strerror)) from error
+        raise StorageError(f"{error.filename}: {error.strerror}; {_REMEDY}") from error
 
 
-@contextmanager
-def _refusal_told(path: Path) -> Iterator[None]:
-    """Turn what the system says of a file into an error with a remedy.
+def _opened(path: Path) -> BinaryIO:
+    """Open a file to read it: nothing that waits, such as a named pipe without a writer.
 
     Raises:
-        StorageError: it may not be read or written.
+        ReleaseError: it is something else than a file.
+        FileNotFoundError: there is nothing.
     """
     try:
-        yield
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise StorageError(_REFUSED.format(error.filename or path, error.strerror)) from error
+        if error.errno in _NO_FILES:
+            raise _no_file(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _no_file(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def _no_file(path: Path) -> ReleaseError:
+    return ReleaseError(f"{path} is no file, but a folder, a pipe, a device or a circle of links; remove it")

@@ -7,10 +7,16 @@
 
 Blobs are large and are streamed. All else are documents: small, read whole, and written under a condition, so that of
 several writers one succeeds and the others know.
+
+Whoever can write to a store can put anything there, so what it says is not trusted. A document has a largest size, and
+no more of it is read. A listing holds only names that can be ours, by the patterns above: what has another name (a
+marker of a folder, a stray file, a path with `..` or control characters) is nothing that releases, aliases or
+attestations are read from, and is left out. What has a name of ours and is damaged is listed, and reading it fails.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -22,6 +28,13 @@ from distar.fetching.parallel import Work
 from distar.fetching.source import Pin
 
 CHUNK = 1024 * 1024
+MAX_DOCUMENT = 16 * 1024 * 1024
+_OURS = re.compile(
+    r"blobs/sha256/[0-9a-f]{64}"
+    r"|attestations/[0-9a-f]{64}/[A-Za-z0-9][A-Za-z0-9._-]*"
+    r"|releases/[0-9a-f]{64}\.json"
+    r"|aliases/(?![0-9a-f]{8,64}\.json)[A-Za-z0-9][A-Za-z0-9._-]*\.json"
+)
 
 
 class Document(NamedTuple):
@@ -60,7 +73,11 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, name: str) -> Document | None:
-        """Read a document, or return None if there is none."""
+        """Read a document, or return None if there is none.
+
+        Raises:
+            ReleaseError: what stands there is no document: it is too large, or no file.
+        """
 
     @abstractmethod
     def create(self, name: str, content: bytes) -> bool:
@@ -72,7 +89,7 @@ class Store(ABC):
 
     @abstractmethod
     def names(self, prefix: str) -> list[str]:
-        """Return the names of documents (or blobs) that begin with `prefix`, sorted."""
+        """Return the names of documents (or blobs) that begin with `prefix`, sorted: those that can be ours."""
 
 
 def open_store(url: str, endpoint_url: str | None = None, project: Path = Path()) -> Store:
@@ -98,6 +115,19 @@ def open_store(url: str, endpoint_url: str | None = None, project: Path = Path()
 def blob_name(sha256: object) -> str:
     """Return a blob's name in a store."""
     return f"blobs/sha256/{sha256}"
+
+
+def can_be_ours(name: str) -> bool:
+    """Say whether a name can be that of a document or a blob."""
+    return _OURS.fullmatch(name) is not None
+
+
+def too_large(shown_as: str) -> ReleaseError:
+    """Make the error for a document that is larger than any."""
+    return ReleaseError(
+        f"{shown_as} has more than {MAX_DOCUMENT} bytes: it is no document of a release; find out who writes there, "
+        "and remove it"
+    )
 
 
 def changed_file(path: Path, pin: Pin, sha256: str) -> ReleaseError:

@@ -110,7 +110,7 @@ def _publish_until(n: int, task: Task) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if isinstance(store, S3Store):
-        store._client.meta.events.register("before-send.s3", step)
+        store.bucket.client.meta.events.register_first("before-send.s3", step)
     elif isinstance(store, LocalStore):
         root = str(store.root)
         sys.addaudithook(lambda event, values: step() if _concerns(event, values, root) else None)

@@ -567,6 +567,7 @@ def test_ctrl_c_leaves_no_unfinished_upload(faulty: Faulty, s3_url: str, folder:
     process = started(publish_it, task(s3_url, folder))
     assert faulty.holding.wait(60)
     assert len(unfinished_uploads(s3_url)) == 1
+    faulty.deleting.clear()  # the probe was deleted before
     os.kill(process.pid, signal.SIGINT)
     assert not faulty.deleting.wait(1.0)  # a part that arrived after its upload's end would stay
     faulty.go_on.set()
@@ -576,18 +577,14 @@ def test_ctrl_c_leaves_no_unfinished_upload(faulty: Faulty, s3_url: str, folder:
     assert release_ids(open_store(s3_url)) == []
 
 
-def test_a_damaged_blob_in_the_way_is_told_and_a_whole_one_is_taken(s3_url: str, folder: Path) -> None:
-    """What has no sha256 in its metadata, or another size, is read before it is believed."""
+def test_a_damaged_blob_in_the_way_is_replaced(s3_url: str, folder: Path) -> None:
+    """What has no sha256 in its metadata, or another size, is not believed: the file is sent again."""
     store, sha256 = open_store(s3_url), hashlib.sha256(FILES[WEIGHTS]).hexdigest()
     for content, metadata in [(flipped(FILES[WEIGHTS]), {}), (FILES[WEIGHTS][:-1], {"sha256": sha256})]:
         overwrite(s3_url, blob_name(sha256), content, Metadata=metadata)
-        with pytest.raises(ReleaseError, match=rf"{sha256} is damaged: .* remove it and publish again"):
-            publish_to(store, folder)
-    assert release_ids(store) == []
+        release_id, _ = publish_to(store, folder)
+        assert verify(store, release_id) == []
     assert unfinished_uploads(s3_url) == []
-    overwrite(s3_url, blob_name(sha256), FILES[WEIGHTS])
-    release_id, _ = publish_to(store, folder)
-    assert verify(store, release_id) == []
 
 
 def resident_bytes() -> int:
@@ -610,7 +607,7 @@ def test_a_large_file_is_sent_in_little_memory(s3_url: str, tmp_path: Path) -> N
         open_store(s3_url).put_blob(path, pin, Watching(work._progress))
 
     in_parallel(send, [None], "send", int(pin["bytes"]))
-    assert len(resident) == -(-300_000_000 // PART_SIZE)
+    assert len(resident) > 300_000_000 // PART_SIZE
     assert max(resident) - before < 150 * 2**20
 
 
