@@ -24,9 +24,9 @@ _FILTER_OFF = {"smudge": "", "clean": "", "process": "", "required": "false"}
 def environment(folder: Path | None = None) -> dict[str, str]:
     """Return the environment of a child that acts on a folder (the current one if None).
 
-    It lacks what names a repository, an index or a project: a git hook has GIT_DIR, a stage DVC_ROOT. Git runs no hooks,
-    and in a worktree of a run no filters: its files are as they were committed. Of the settings that came along with the
-    environment `safe.directory` stays, since it says which owners are trusted, and not where to work.
+    It lacks what names a repository, an index or a project: a git hook has GIT_DIR, a stage DVC_ROOT. Git runs no
+    hooks, and in a worktree of a run no filters: its files are as they were committed. Of the settings that came with
+    the environment `safe.directory` stays: it says which owners are trusted, and not where to work.
     """
     dropped = {"DVC_ROOT", "GIT_LITERAL_PATHSPECS", *_local_variables()}
     kept = {
@@ -91,7 +91,7 @@ def _ask(
 
 @lru_cache
 def _local_variables() -> frozenset[str]:
-    """Return the variables by which git is told of a repository; none if git is not installed, which alone reads them."""
+    """Return the variables that tell git of a repository; none if git, which alone reads them, is not installed."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # some refuse even this
     try:
         return frozenset(_ask(["rev-parse", "--local-env-vars"], None, plain).stdout.decode().split())
