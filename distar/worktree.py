@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distar.errors import StorageError
-from distar.git import environment, lfs_sha256, run_git
+from distar.git import environment, in_repository, lfs_sha256, run_git
 from distar.locking import held_if_free
 from distar.paths import WORKTREE_PREFIX
 from distar.processes import ended_by_sigterm
@@ -26,9 +26,15 @@ def current_revision() -> str:
     """Return the workspace's last commit.
 
     Raises:
-        StorageError: there is none.
+        StorageError: there is none, or git does not tell.
     """
-    return output_of(["git", "rev-parse", "--verify", "HEAD^{commit}"])
+    found = run_git("rev-parse", "--verify", "HEAD^{commit}")
+    if found.returncode == 0:
+        return found.stdout.decode().strip()
+    if not in_repository():
+        raise StorageError(f"{Path.cwd()} is in no git repository; run from the project's clone")
+    told = found.stderr.decode(errors="replace").strip()
+    raise StorageError(f"there is no commit yet ({told}); commit the project first: git add --all; git commit")
 
 
 @contextmanager
@@ -54,8 +60,8 @@ def worktree(revision: str) -> Iterator[Path]:
             output_of(["git", "worktree", "add", "--no-checkout", "--detach", str(top), revision])
             output_of(["git", "reset", "--quiet", "--hard"], top)
             folder = top / below
-            if not folder.is_dir():
-                raise StorageError(f"{revision} has no folder {below}, where this project is; name a later commit")
+            if not (folder / ".dvc").is_dir():
+                raise StorageError(f"{revision} has no {below}.dvc; commit it (`git add .dvc`), or name a later commit")
             _put_large_files(folder)
             _share_cache(folder, Path(cache))
             yield folder
@@ -76,6 +82,7 @@ def _share_cache(folder: Path, cache: Path) -> None:
     It is linked to DVC's usual place, since DVC writes no path with letters beyond ASCII into its settings. These
     override what was committed, and DVC stages nothing in git.
     """
+    cache.mkdir(parents=True, exist_ok=True)  # or a link to it would be nothing that DVC can fill
     dvc = folder / ".dvc"
     (dvc / "cache").symlink_to(cache.absolute(), target_is_directory=True)
     (dvc / "config.local").write_text("[core]\n    autostage = false\n[cache]\n    dir = cache\n", encoding="utf-8")

@@ -25,6 +25,7 @@ from distar.hashing import pin_file, pin_folder, sha256_of
 from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
 from distar.lineage.secrets import without_secrets
 from distar.paths import project_folder
+from distar.worktree import current_revision
 
 LOCK_PATH = Path("requirements/lock.txt")
 WITHOUT_GIT = "DISTAR_WITHOUT_GIT"
@@ -127,7 +128,7 @@ def _git_state(ours: set[Path]) -> dict[str, Any] | None:
     try:
         if not in_repository():
             return None
-        commit = _git("rev-parse", "--verify", "HEAD^{commit}").decode().strip()
+        commit = current_revision()
         below = _git("rev-parse", "--show-prefix").decode().rstrip("\n")  # paths of the status are the repository's
         status = _git("status", "--porcelain", "--untracked-files=all", "--no-renames", "-z", "--", ".").decode()
     except StorageError as error:
