@@ -119,9 +119,11 @@ def output_of(command: Sequence[str], folder: Path | None = None) -> str:
         StorageError: it is not installed, or refuses; the message holds its own words.
     """
     try:
-        return subprocess.run(
-            command, cwd=folder, env=environment(folder), capture_output=True, encoding="utf-8", check=True
-        ).stdout.rstrip("\n")
+        done = subprocess.run(
+            command, cwd=folder, env=environment(folder), capture_output=True, check=True,
+            encoding="utf-8", errors="surrogateescape",
+        )  # fmt: skip
+        return done.stdout.rstrip("\n")
     except FileNotFoundError as error:
         raise StorageError(f"{command[0]} is not installed, or {folder} is gone; `{shlex.join(command)}`") from error
     except subprocess.CalledProcessError as error:

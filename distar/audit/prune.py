@@ -249,7 +249,9 @@ def _worktrees(limit: float) -> Iterator[Stale]:
         fields = {name: value for name, _, value in (line.partition(" ") for line in entry.splitlines())}
         place = Path(fields.get("worktree", ""))
         parent = place.parent
-        remove = partial(_git, "worktree", "remove", "--force", str(place))
+        remove = partial(
+            _git, "worktree", "remove", "--force", "--force", str(place)
+        )  # also of a half-made, locked one
         if "prunable" in fields:
             modified = _newest([records[place.resolve()]])
             if modified < limit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from distar.git import in_repository, lfs_sha256, run_git
@@ -61,8 +61,12 @@ class Repository:
         return content
 
     def _run(self, *arguments: str) -> bytes | None:
-        result = run_git(*arguments, folder=self.root) if in_repository(self.root) else None
+        result = run_git(*arguments, folder=self.root) if self._is_one else None
         return result.stdout if result and result.returncode == 0 else None
+
+    @cached_property
+    def _is_one(self) -> bool:
+        return in_repository(self.root)
 
 
 def _sha256(content: bytes) -> str:

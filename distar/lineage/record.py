@@ -49,7 +49,7 @@ def recorded(name: str) -> Iterator[dict[str, Any]]:
 
     Raises:
         StorageError: the project is in a git repository, but git does not tell the commit, so that nothing could tell
-            which code ran; unless `DISTAR_WITHOUT_GIT` is set.
+            which code ran; unless `DISTAR_WITHOUT_GIT` is 1.
     """
     extra: dict[str, Any] = {}
     if os.environ.get("RANK", "0") != "0":
@@ -123,14 +123,14 @@ def _git_state(ours: set[Path]) -> dict[str, Any] | None:
 
     None stands for an exported tree without git, and for one whose user wants to do without.
     """
-    if os.environ.get(WITHOUT_GIT):
+    if os.environ.get(WITHOUT_GIT) == "1":
         return None
     try:
         if not in_repository():
             return None
         commit = current_revision()
-        below = _git("rev-parse", "--show-prefix").decode().rstrip("\n")  # paths of the status are the repository's
-        status = _git("status", "--porcelain", "--untracked-files=all", "--no-renames", "-z", "--", ".").decode()
+        below = _git("rev-parse", "--show-prefix").rstrip("\n")  # paths of the status are the repository's
+        status = _git("status", "--porcelain", "--untracked-files=all", "--no-renames", "-z", "--", ".")
     except StorageError as error:
         raise StorageError(
             f"{error}\nSo nothing would tell which code made a release. Mend that, or set {WITHOUT_GIT}=1 to run and "
@@ -142,9 +142,9 @@ def _git_state(ours: set[Path]) -> dict[str, Any] | None:
     return {"commit": commit, "changed": changed, "remote": remote or None}
 
 
-def _git(*arguments: str) -> bytes:
+def _git(*arguments: str) -> str:
     asked = run_git(*arguments)
     if asked.returncode:
         told = asked.stderr.decode(errors="replace").strip()
         raise StorageError(f"`git {' '.join(arguments)}` failed: {told}")
-    return asked.stdout
+    return asked.stdout.decode(errors="replace")
