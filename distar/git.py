@@ -76,6 +76,21 @@ def in_repository(folder: Path = Path()) -> bool:
     raise StorageError(f"git refuses to read the repository of {folder.absolute()}: {message}")
 
 
+def current_revision() -> str:
+    """Return the workspace's last commit.
+
+    Raises:
+        StorageError: there is none, or git does not tell.
+    """
+    found = run_git("rev-parse", "--verify", "HEAD^{commit}")
+    if found.returncode == 0:
+        return found.stdout.decode().strip()
+    if not in_repository():
+        raise StorageError(f"{Path.cwd()} is in no git repository; run from the project's clone")
+    told = found.stderr.decode(errors="replace").strip()
+    raise StorageError(f"there is no commit yet ({told}); commit the project first: git add --all; git commit")
+
+
 def lfs_sha256(content: bytes) -> str | None:
     """Return the sha256 of the file that git-lfs keeps if this is a pointer to it, as git has it; or else None."""
     pointer = _LFS_POINTER.fullmatch(content)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distar.errors import StorageError
-from distar.git import environment, in_repository, lfs_sha256, run_git
+from distar.git import environment, lfs_sha256, run_git
 from distar.locking import held_if_free
 from distar.paths import WORKTREE_PREFIX
 from distar.processes import ended_by_sigterm
@@ -20,21 +20,6 @@ from distar.processes import ended_by_sigterm
 # -P: in a worktree of an old revision it is still this one
 DVC = (sys.executable, "-P", "-m", "distar.dvc")
 _POINTER_BYTES = 1024  # git-lfs's own limit of a pointer
-
-
-def current_revision() -> str:
-    """Return the workspace's last commit.
-
-    Raises:
-        StorageError: there is none, or git does not tell.
-    """
-    found = run_git("rev-parse", "--verify", "HEAD^{commit}")
-    if found.returncode == 0:
-        return found.stdout.decode().strip()
-    if not in_repository():
-        raise StorageError(f"{Path.cwd()} is in no git repository; run from the project's clone")
-    told = found.stderr.decode(errors="replace").strip()
-    raise StorageError(f"there is no commit yet ({told}); commit the project first: git add --all; git commit")
 
 
 @contextmanager

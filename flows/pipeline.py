@@ -46,11 +46,11 @@ from distar import paths
 from distar.dvc import WAITS
 from distar.errors import DistarError, ParameterError
 from distar.fetching.downloads import downloads_dir
-from distar.git import run_git
+from distar.git import current_revision, run_git
 from distar.lineage.pipeline import DVC_YAML, read_stages
 from distar.release.releases import read_alias
 from distar.release.storage import open_store
-from distar.worktree import DVC, current_revision, output_of, worktree
+from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, add_set_option, changed_parameters
 from flows.commands import Command, CommandError, stream
 from flows.gpu import the_gpu

@@ -20,12 +20,11 @@ from typing import Any
 
 from distar.atomic import written_whole
 from distar.errors import StorageError
-from distar.git import in_repository, run_git
+from distar.git import current_revision, in_repository, run_git
 from distar.hashing import pin_file, pin_folder, sha256_of
 from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
 from distar.lineage.secrets import without_secrets
 from distar.paths import project_folder
-from distar.worktree import current_revision
 
 LOCK_PATH = Path("requirements/lock.txt")
 WITHOUT_GIT = "DISTAR_WITHOUT_GIT"

@@ -18,9 +18,9 @@ import pytest
 from distar.__main__ import main
 from distar.audit.repository import Repository
 from distar.errors import StorageError
-from distar.git import environment, in_repository
+from distar.git import current_revision, environment, in_repository
 from distar.lineage.record import WITHOUT_GIT, digests
-from distar.worktree import current_revision, output_of, worktree
+from distar.worktree import output_of, worktree
 from tests.miniature import git, record_of
 from tests.references import REPOSITORY
 
@@ -176,13 +176,13 @@ def test_files_of_git_lfs_are_put_in_place(workspace: Path) -> None:
         assert (folder / "models" / "absent.bin").read_text() == absent
         assert output_of(["git", "status", "--porcelain"], folder) == ""
     weights.write_bytes(LARGE)  # as git-lfs puts it into the workspace
-    assert Repository().digest("HEAD", str(weights)) == sha256
+    assert Repository().digest(current_revision(), str(weights)) == sha256
     Path("models/absent.bin").unlink()
     git(workspace, "-c", "filter.lfs.required=false", "rm", "-q", "--cached", "models/absent.bin")
     git(workspace, "commit", "-q", "-m", "One alone")
     whole = digests([Path("models")])["models"]
     assert whole is not None
-    assert Repository().digest("HEAD", "models") == whole["sha256"]
+    assert Repository().digest(current_revision(), "models") == whole["sha256"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_project_below_its_repository_is_read_there(tmp_path: Path, monkeypatc
     for seen in (Repository(), Repository(project)):
         assert seen.read("HEAD", "params.yaml") == TEXT.encode()
         assert seen.read("HEAD", "whole") is None
-        assert {name: seen.digest("HEAD", name) for name in whole} == {n: (d or {})["sha256"] for n, d in whole.items()}
+        assert {name: seen.digest(last, name) for name in whole} == {n: (d or {})["sha256"] for n, d in whole.items()}
         assert seen.commits_with("0123456789abcdef.dir") == [first]
         assert seen.commits_with("4567456789abcdef.dir") == []
     with worktree(last) as there:
