@@ -51,13 +51,18 @@ def worktree(revision: str) -> Iterator[Path]:
             _share_cache(folder, Path(cache))
             yield folder
         finally:
-            _remove(top)
+            try:
+                _remove(top)
+            except BaseException:  # such as a signal meanwhile, which is not to keep it from being removed
+                _remove(top)
+                raise
 
 
 def _remove(top: Path) -> None:
-    """Have git forget a worktree and remove it, as far as it was made."""
+    """Remove a worktree and have git forget it, as far as it was made."""
+    shutil.rmtree(top, ignore_errors=True)  # first: of one that is half removed git says that it is none
     if f"worktree {top}" in output_of(["git", "worktree", "list", "--porcelain"]).splitlines():
-        # twice: git locks a worktree while it makes it, and was perhaps ended then
+        # forced twice: git locks a worktree while it makes it, and was perhaps ended then
         output_of(["git", "worktree", "remove", "--force", "--force", str(top)])
 
 

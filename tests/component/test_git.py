@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,25 +210,54 @@ def test_a_body_that_fails_leaves_nothing(workspace: Path) -> None:
 
 
 RUN = """
-import sys, time
+import time
 from distar.worktree import worktree
-print("begins", flush=True)
 with worktree("HEAD"):
     print("there", flush=True)
-    time.sleep(60)
+    time.sleep(0 if {} else 60)
+"""
+GIT = """#!/bin/sh
+case "$*" in *"{step}"*)
+    [ -e {once} ] || {{ touch {once}; {before}; {git} "$@"; status=$?; {after}; exit $status; }}
+esac
+exec {git} "$@"
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("seconds", [0.6, 0.8, 1.0, 1.2, 2.5])
-def test_signals_at_any_time_leave_nothing(number: int, seconds: float, workspace: Path) -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["worktree add", "reset", "ls-files", "worktree list", "worktree remove"])
+def test_signals_at_any_step_leave_nothing(step: str, when: str, number: int, workspace: Path, tmp_path: Path) -> None:
+    kill = f"kill -{number} $PPID; sleep 0.2"
+    wrapper = tmp_path / "bin" / "git"
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        GIT.format(
+            step=step,
+            once=tmp_path / "once",
+            git=shutil.which("git"),
+            **{"before": "true", "after": "true", when: kill},
+        )
+    )
+    wrapper.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN.format("worktree" in step)],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert (tmp_path / "once").exists()
+    assert done.returncode != 0, done.stderr
+    assert only_one_worktree(workspace)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_body_leaves_nothing(number: int, workspace: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(
-        [sys.executable, "-c", RUN], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        [sys.executable, "-c", RUN.format("False")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     ) as running:
         assert running.stdout is not None
-        assert running.stdout.readline() == b"begins\n"
-        time.sleep(seconds)
+        assert running.stdout.readline() == b"there\n"
         running.send_signal(number)
         assert running.wait(timeout=30) != 0
     assert only_one_worktree(workspace)
