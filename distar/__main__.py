@@ -70,9 +70,8 @@ def parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--project",
         type=Path,
-        default=Path(),
         metavar="FOLDER",
-        help="what paths of the store and the key are relative to (the current folder): for a run in a worktree",
+        help="what paths of the store and the key are relative to (the project): for a run in a worktree",
     )
     publish.add_argument("--no-latest", action="store_false", dest="move_latest", help="leave `latest` where it points")
     publish.set_defaults(run=_run_publish)

@@ -53,6 +53,15 @@ def role(folder: Path) -> str:
     return (Path(roots[root]) / folder.relative_to(root)).as_posix()
 
 
+def project_folder() -> Path:
+    """Return the folder of what outlives a run: the current one, unless that is a temporary copy which DVC removes.
+
+    `dvc exp run --temp` and `--queue` run stages in a copy below the project's `.dvc/tmp`; DVC_ROOT names the project.
+    """
+    project = Path(os.environ.get("DVC_ROOT") or ".")
+    return project if Path.cwd().is_relative_to((project / ".dvc" / "tmp").resolve()) else Path()
+
+
 def work_root(task: str) -> Path:
     """Where unfinished work of one kind is kept: `DISTAR_WORK_DIR`, or `.distar/TASK` in the project."""
-    return Path(os.environ.get("DISTAR_WORK_DIR", f".distar/{task}"))
+    return project_folder() / os.environ.get("DISTAR_WORK_DIR", f".distar/{task}")

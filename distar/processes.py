@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 # Asks Linux to end the command with this process, however it ends, and becomes the command. It does so in the child's
@@ -24,6 +27,27 @@ os.execvp(sys.argv[2], sys.argv[2:])
 def ending_with_us(command: Sequence[str]) -> list[str]:
     """Return the command that runs a command and has Linux end it (SIGTERM) with this process."""
     return [sys.executable, "-ISc", _ENDING_WITH_US, str(os.getpid()), *command]
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM leave the body by SystemExit, so that what it made is taken back.
+
+    Whoever handles SIGTERM already, as Prefect does in a flow, goes on doing so; threads are not told of signals.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_process(status: int) -> NoReturn:

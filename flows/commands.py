@@ -16,6 +16,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from distar.git import environment as for_children
 from distar.lineage.record import runs_dir
 from distar.processes import ending_with_us
 
@@ -76,7 +77,7 @@ class Command:
             text=True,
             start_new_session=True,
             cwd=cwd,
-            env={**os.environ, **_environment(), **(environment or {})},
+            env={**for_children(cwd), **_environment(), **(environment or {})},
         )
         # beside the reading: what a killed command has left holds its output open
         Thread(target=_end_leftovers, args=[self._process], daemon=True).start()

@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from distar.worktree import DVC, current_revision, worktree
+from distar.git import current_revision
+from distar.worktree import DVC, worktree
 from flows.changes import check_changes, edit
 from flows.commands import stream
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,10 +46,11 @@ from distar import paths
 from distar.dvc import WAITS
 from distar.errors import DistarError, ParameterError
 from distar.fetching.downloads import downloads_dir
+from distar.git import current_revision, run_git
 from distar.lineage.pipeline import DVC_YAML, read_stages
 from distar.release.releases import read_alias
 from distar.release.storage import open_store
-from distar.worktree import DVC, current_revision, output_of, worktree
+from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, add_set_option, changed_parameters
 from flows.commands import Command, CommandError, stream
 from flows.gpu import the_gpu
@@ -380,7 +380,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _is_dirty() -> bool:
     """Tell whether a tracked file of the workspace differs from the last commit."""
-    return subprocess.run(["git", "diff", "--quiet", "HEAD"], check=False).returncode != 0
+    return run_git("diff", "--quiet", "HEAD", "--", ".").returncode != 0
 
 
 def _figures_of(publish: Mapping[str, Any], champion: str | None) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from distar import paths
 from distar.audit.evidence import gather
 from distar.errors import DistarError, ParameterError, ReleaseError, StorageError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
+from distar.git import run_git
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
@@ -233,14 +233,14 @@ def retrain(
 
 
 def _commit(revision: str) -> str:
-    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = run_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
-        refused = f"; git says: {found.stderr.strip()}" if found.stderr else ""  # such as the clone of another owner
+        told = found.stderr.decode(errors="replace").strip()  # such as the clone of another owner
+        refused = f"; git says: {told}" if told else ""
         raise ParameterError(
             f"revision: got {revision!r}, expected a branch, a tag or a commit of this repository{refused}"
         )
-    return found.stdout.strip()
+    return found.stdout.decode().strip()
 
 
 def _judged(folder: Path, store: Store, champion: str | None, gate: GateParams) -> Verdict:
@@ -272,8 +272,7 @@ def _record(plan: Plan, folder: Path, branch: str, message: str) -> None:
 
 def _identity() -> list[str]:
     """Return git's options for an author, where the configuration and the environment name none."""
-    command = ["git", "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT"]
-    known = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    known = run_git("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT").returncode == 0
     return [] if known else ["-c", "user.name=distar", "-c", "user.email=distar@localhost"]
 
 

@@ -30,6 +30,7 @@ from distar.audit.page import Page, Rows, Status
 from distar.audit.repository import Repository
 from distar.errors import DistarError, StorageError, WorkDirectoryError
 from distar.fetching.downloads import downloads_dir
+from distar.git import in_repository
 from distar.locking import held_if_free
 from distar.release.releases import alias_names, read_alias, release_ids
 from distar.release.storage import Store, open_store
@@ -129,7 +130,7 @@ def _experiments(limit: float) -> Iterator[Stale]:
     A published release's parameters and lock may stand in an experiment alone, where `distar audit verify` finds
     them. Of an experiment that moves meanwhile, git refuses the removal.
     """
-    if not _in_git():
+    if not in_repository():
         return
     repository = Repository()
     kept_nowhere = set(_git("rev-list", "--glob=refs/exps", "--not", "--branches", "--tags", "--remotes").split())
@@ -238,7 +239,7 @@ def _unused_release(lock: Path, limit: float) -> list[Stale]:
 
 
 def _worktrees(limit: float) -> Iterator[Stale]:
-    if not _in_git():
+    if not in_repository():
         return
     records = {
         (path.parent / path.read_text(encoding="utf-8").strip()).resolve().parent: path.parent
@@ -249,7 +250,9 @@ def _worktrees(limit: float) -> Iterator[Stale]:
         fields = {name: value for name, _, value in (line.partition(" ") for line in entry.splitlines())}
         place = Path(fields.get("worktree", ""))
         parent = place.parent
-        remove = partial(_git, "worktree", "remove", "--force", str(place))
+        remove = partial(
+            _git, "worktree", "remove", "--force", "--force", str(place)
+        )  # also of a half-made, locked one
         if "prunable" in fields:
             modified = _newest([records[place.resolve()]])
             if modified < limit:
@@ -316,10 +319,6 @@ def _inhabited(folder: Path) -> bool:
             if link.readlink().is_relative_to(folder):
                 return True
     return False
-
-
-def _in_git() -> bool:
-    return any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents))
 
 
 def _git(*arguments: str) -> str:

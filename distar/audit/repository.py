@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from distar.documents import read_yaml
 from distar.errors import ReleaseError
+from distar.git import in_repository, lfs_sha256, run_git
 from distar.lineage.pipeline import DVC_LOCK
 from distar.lineage.record import digest_of_pins
 from distar.lineage.secrets import without_secrets
@@ -18,7 +18,10 @@ from distar.lineage.secrets import without_secrets
 
 @dataclass(frozen=True)
 class Repository:
-    """A git repository; a folder that is none knows no commit."""
+    """The git repository of a project's folder; a folder that is in none knows no commit. Paths are the project's.
+
+    All methods may raise StorageError: git refuses to read the repository, or is not installed.
+    """
 
     root: Path = Path()
 
@@ -28,7 +31,7 @@ class Repository:
 
     def read(self, commit: str, path: str) -> bytes | None:
         """Return a file as it is at a commit, or None if it is not there."""
-        return self._run("show", f"{commit}:{path}")
+        return self._run("show", f"{commit}:./{path}")
 
     @lru_cache(maxsize=256)  # noqa: B019  lives as long as one command
     def document(self, commit: str, path: str) -> Any:
@@ -49,12 +52,12 @@ class Repository:
         entries = [entry.split("\t", 1) for entry in listing if entry]
         blobs = {path: head.split()[2] for head, path in entries if head.split()[1] == "blob"}
         if place in blobs:
-            return hashlib.sha256(self._blob(blobs[place])).hexdigest()
+            return _sha256(self._blob(blobs[place]))
         pins = {}
         for path, blob in blobs.items():
             content = self._blob(blob)
             name = Path(path).relative_to(place).as_posix()
-            pins[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            pins[name] = {"sha256": _sha256(content), "bytes": len(content)}
         return digest_of_pins(pins)["sha256"] if pins else None
 
     @lru_cache(maxsize=4096)  # noqa: B019  lives as long as one command
@@ -75,5 +78,14 @@ class Repository:
         return content
 
     def _run(self, *arguments: str) -> bytes | None:
-        result: Any = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, check=False)
-        return result.stdout if result.returncode == 0 else None
+        result = run_git(*arguments, folder=self.root) if self._is_one else None
+        return result.stdout if result and result.returncode == 0 else None
+
+    @cached_property
+    def _is_one(self) -> bool:
+        return in_repository(self.root)
+
+
+def _sha256(content: bytes) -> str:
+    """Return the hash of a file as runs read it: what git-lfs keeps, where git has but a pointer."""
+    return lfs_sha256(content) or hashlib.sha256(content).hexdigest()

@@ -22,6 +22,7 @@ from distar.audit.repository import Repository
 from distar.errors import ReleaseError
 from distar.evaluation.summary import read_metrics
 from distar.fetching.downloads import downloads_dir
+from distar.git import environment as for_children
 from distar.processes import ending_with_us
 from distar.release.package import MANIFEST
 from distar.release.releases import parse_manifest
@@ -153,7 +154,9 @@ def page_of(reproduced: Reproduced) -> Page:
 def _repro(folder: Path) -> None:
     """Run the stages, whatever DVC's cache of runs holds; what they print goes to this process's stderr."""
     environment = {
-        name: value for name, value in os.environ.items() if name not in {"DISTAR_WORK_DIR", "DISTAR_RUNS_DIR"}
+        name: value
+        for name, value in for_children(folder).items()
+        if name not in {"DISTAR_WORK_DIR", "DISTAR_RUNS_DIR"}
     }
     environment |= {
         "DISTAR_DOWNLOADS": str(downloads_dir().absolute()),  # checked by their hashes wherever they were

@@ -26,6 +26,7 @@ from urllib.request import urlopen
 from ruamel.yaml import YAML
 
 from distar.errors import BenchmarkError
+from distar.git import environment
 from distar.lineage.pipeline import read_stages
 from distar.lineage.record import digests
 from distar.processes import ending_with_us
@@ -171,7 +172,11 @@ class _Clone:
         self._stand_in: str | None = None
         self._prefect.mkdir()
         self._environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("DISTAR_", "DVC_", "PREFECT_"))},
+            **{
+                key: value
+                for key, value in environment().items()
+                if not key.startswith(("DISTAR_", "DVC_", "PREFECT_"))
+            },
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "DVC_GLOBAL_CONFIG_DIR": str(self._dvc / "global"),

@@ -22,6 +22,7 @@ from distar.fetching.parallel import Work
 from distar.fetching.source import FileMissingError, Known, Pin, Reading, Source, TemporaryError
 from distar.hashing import check_file, sha256_of
 from distar.locking import wait_for_lock
+from distar.paths import project_folder
 
 SECONDS_BETWEEN_TRIES = (1.0, 2.0, 4.0, 8.0, 16.0)
 _REMEDY = "let DISTAR_DOWNLOADS name a folder that can be read and written"
@@ -64,7 +65,7 @@ class Wanted(NamedTuple):
 
 def downloads_dir() -> Path:
     """Where downloads are kept: `DISTAR_DOWNLOADS`, or `.distar/downloads` in the project."""
-    return Path(os.environ.get("DISTAR_DOWNLOADS", ".distar/downloads"))
+    return project_folder() / os.environ.get("DISTAR_DOWNLOADS", ".distar/downloads")
 
 
 def mirrored_name(sha256: str) -> str:

@@ -23,10 +23,10 @@ class LocalFolder:
     root: Path
 
     @classmethod
-    def parse(cls, text: str) -> LocalFolder | None:
-        """Understand `file://path`, or return None."""
+    def parse(cls, text: str, project: Path = Path()) -> LocalFolder | None:
+        """Understand `file://path`, relative to the project, or return None."""
         path = text.removeprefix("file://")
-        return cls(text, Path(path)) if path and path != text and "\0" not in path else None
+        return cls(text, project / path) if path and path != text and "\0" not in path else None
 
     def files(self, patterns: tuple[str, ...]) -> dict[str, Known]:
         """Return the files that match, hashed."""

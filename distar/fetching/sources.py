@@ -7,6 +7,7 @@ from distar.fetching.hub import HubRepository
 from distar.fetching.local import LocalFolder
 from distar.fetching.s3 import S3Folder
 from distar.fetching.source import Source
+from distar.paths import project_folder
 
 
 def open_source(text: str) -> Source:
@@ -26,12 +27,12 @@ def open_source(text: str) -> Source:
 
 
 def open_mirror(url: str) -> LocalFolder | S3Folder:
-    """Open a store that can be written to.
+    """Open a store that can be written to; a folder is relative to the project.
 
     Raises:
         ModelFileError: the text is not understood.
     """
-    mirror = S3Folder.parse(url) or LocalFolder.parse(url)
+    mirror = S3Folder.parse(url) or LocalFolder.parse(url, project_folder())
     if mirror is None:
         raise ModelFileError(f"models.mirror: got {url!r}; expected s3://bucket/path or file://folder")
     return mirror

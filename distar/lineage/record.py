@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,11 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from distar.atomic import written_whole
+from distar.errors import StorageError
+from distar.git import current_revision, in_repository, run_git
 from distar.hashing import pin_file, pin_folder, sha256_of
 from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
 from distar.lineage.secrets import without_secrets
+from distar.paths import project_folder
 
 LOCK_PATH = Path("requirements/lock.txt")
+WITHOUT_GIT = "DISTAR_WITHOUT_GIT"
 _LIBRARIES = (
     "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors", "open-clip-torch",
     "hpsv2", "image-reward", "numpy", "pillow", "dvc", "prefect",
@@ -33,7 +36,7 @@ _LIBRARIES = (
 
 def runs_dir() -> Path:
     """Where records are kept: `DISTAR_RUNS_DIR`, or `runs` in the project."""
-    return Path(os.environ.get("DISTAR_RUNS_DIR", "runs"))
+    return project_folder() / os.environ.get("DISTAR_RUNS_DIR", "runs")
 
 
 @contextmanager
@@ -42,6 +45,10 @@ def recorded(name: str) -> Iterator[dict[str, Any]]:
 
     Inputs, outputs and parameters are those that dvc.yaml names. Of several processes of one stage, the first
     alone writes.
+
+    Raises:
+        StorageError: the project is in a git repository, but git does not tell the commit, so that nothing could tell
+            which code ran; unless `DISTAR_WITHOUT_GIT` is 1.
     """
     extra: dict[str, Any] = {}
     if os.environ.get("RANK", "0") != "0":
@@ -113,17 +120,32 @@ def _written_by_dvc(stages: Iterable[Stage]) -> set[Path]:
 
 
 def _git_state(ours: set[Path]) -> dict[str, Any] | None:
-    """Return the commit, what differs from it except what the pipeline itself writes, and where it comes from."""
+    """Return the commit, what differs from it except what the pipeline itself writes, and where it comes from.
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
-
+    None stands for an exported tree without git, and for one whose user wants to do without.
+    """
+    if os.environ.get(WITHOUT_GIT) == "1":
+        return None
     try:
-        commit = git("rev-parse", "HEAD").strip()
-        status = git("status", "--porcelain", "--untracked-files=all", "--no-renames", "-z", "--", ".").split("\0")
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None  # an exported tree without git: the record says so by holding null
-    paths = sorted(Path(entry[3:]) for entry in status if entry)
+        if not in_repository():
+            return None
+        commit = current_revision()
+        below = _git("rev-parse", "--show-prefix").rstrip("\n")  # paths of the status are the repository's
+        status = _git("status", "--porcelain", "--untracked-files=all", "--no-renames", "-z", "--", ".")
+    except StorageError as error:
+        raise StorageError(
+            f"{error}\nSo nothing would tell which code made a release. Mend that, or set {WITHOUT_GIT}=1 to run and "
+            "publish without"
+        ) from error
+    paths = sorted(Path(entry[3:]).relative_to(below) for entry in status.split("\0") if entry)
     changed = [path.as_posix() for path in paths if not any(path == own or own in path.parents for own in ours)]
-    remote = subprocess.run(["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False)
-    return {"commit": commit, "changed": changed, "remote": remote.stdout.strip() or None}
+    remote = run_git("remote", "get-url", "origin").stdout.decode().strip()
+    return {"commit": commit, "changed": changed, "remote": remote or None}
+
+
+def _git(*arguments: str) -> str:
+    asked = run_git(*arguments)
+    if asked.returncode:
+        told = asked.stderr.decode(errors="replace").strip()
+        raise StorageError(f"`git {' '.join(arguments)}` failed: {told}")
+    return asked.stdout.decode(errors="replace")

@@ -21,12 +21,13 @@ from distar.release.signing import attach, attach_model
 from distar.release.storage import Store, open_store
 
 
-def run(project: Path = Path(), move_latest: bool = True) -> None:
+def run(project: Path | None = None, move_latest: bool = True) -> None:
     """Publish, point `latest` at the release unless told not to, and say where to look.
 
-    Paths of the store and the key are relative to `project`: a worktree publishes where its project does, and what lies
-    in it is not told, since it will be gone.
+    Paths of the store and the key are relative to `project`, the project's folder if None: a worktree publishes where
+    its project does, and what lies in it is not told, since it will be gone.
     """
+    project = paths.project_folder() if project is None else project
     params = load_params().root.publish
     with recorded("publish") as record:
         store = open_store(params.url, params.endpoint_url, project)

@@ -27,6 +27,7 @@ PRESENTATION = {
     "distar.disk",
     "distar.errors",
     "distar.evaluation.params",  # its values are DVC parameters
+    "distar.git",
     "distar.imports",
     "distar.lineage",
     "distar.lineage.device",

@@ -14,7 +14,6 @@ import json
 import mimetypes
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -25,6 +24,7 @@ from rocrate.rocrate import ROCrate
 
 from distar.atomic import written_whole
 from distar.errors import ParameterError, StorageError
+from distar.git import run_git
 from distar.lineage.pipeline import DVC_YAML
 from distar.lineage.provenance import Statement
 from distar.lineage.runs import Record
@@ -272,10 +272,9 @@ def _workflow_text(packaged: Record) -> str:
     """Return dvc.yaml as the stage that packaged the release had it, if git still knows."""
     git = packaged["git"]
     if git and DVC_YAML.as_posix() not in git["changed"]:
-        command = ["git", "show", f"{git['commit']}:./{DVC_YAML}"]
-        shown = subprocess.run(command, capture_output=True, text=True, check=False)
+        shown = run_git("show", f"{git['commit']}:./{DVC_YAML}")
         if shown.returncode == 0:
-            return shown.stdout
+            return shown.stdout.decode()
     if not DVC_YAML.exists():
         raise ParameterError(f"{DVC_YAML}, the workflow, does not exist; run from the project's top folder")
     return DVC_YAML.read_text(encoding="utf-8")
