@@ -41,6 +41,11 @@ class S3Store(Store):
         self._uploaders = ThreadPoolExecutor(NUM_THREADS)  # shared by all files that are being sent
         self._parts_in_memory = threading.BoundedSemaphore(NUM_THREADS + 2)
 
+    @property
+    def place(self) -> str:
+        """The URL and the S3 server."""
+        return f"{self.url} at {self._client.meta.endpoint_url}"
+
     @classmethod
     def parse(cls, text: str, endpoint_url: str | None) -> S3Store | None:
         """Understand `s3://bucket/prefix`, or return None."""
