@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextvars
 import os
 import re
 import secrets
+from contextvars import copy_context
 from threading import Thread
 
 import httpx
 from prefect.client.base import ServerType
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import refresh_global_settings_context
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -21,12 +21,11 @@ from prefect.settings import (
 )
 
 from distar.errors import ParameterError
-from distar.lineage.secrets import without_secrets
 
 PROMPTSET_PUBLISHED = "distar.promptset.published"
 REWARD_REGRESSED = "distar.reward.regressed"
 
-_SECONDS_TO_ANSWER = 2.0
+_SECONDS_TO_ANSWER = 2.5
 _REMEDY = "start it, or name another, such as PREFECT_API_URL=http://127.0.0.1:4200/api"
 
 
@@ -54,7 +53,7 @@ def check_server() -> None:
         ParameterError: the server that is named does not answer in time, is none of Prefect's, or refuses.
     """
     if url := PREFECT_API_URL.value():
-        _check_answer(without_secrets(url))
+        _check_answer(re.sub(r"(^|//).*@", r"\1", url))  # without a user and a password
     elif PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         drawn = f"distar:{secrets.token_hex(16)}"
         os.environ.update(PREFECT_API_AUTH_STRING=drawn, PREFECT_SERVER_API_AUTH_STRING=drawn)
@@ -64,21 +63,27 @@ def check_server() -> None:
 
 
 def _check_answer(url: str) -> None:
-    found: list[str | None] = []
-    context = contextvars.copy_context()
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        try:
+            client = get_client(sync_client=True)
+        except (httpx.InvalidURL, OSError, ValueError) as error:
+            raise ParameterError(f"PREFECT_API_URL is {url}, which cannot be asked: {_told(error)}") from error
+        found: list[str | None] = []
+        context = copy_context()
     # a thread of its own: neither the look-up of a name nor a server that sends a byte a second heeds a time limit
-    asking = Thread(target=lambda: found.append(context.run(_problem)), daemon=True)
+    asking = Thread(target=lambda: found.append(context.run(_problem, client)), daemon=True)
     asking.start()
-    asking.join(_SECONDS_TO_ANSWER)
-    problem = found[0] if found else f"does not answer within {_SECONDS_TO_ANSWER:.0f} s; {_REMEDY}"
+    seconds = _SECONDS_TO_ANSWER * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others want the cores, too
+    asking.join(seconds)
+    problem = found[0] if found else f"does not answer within {seconds:.1f} s; {_REMEDY}"
     if problem:
         raise ParameterError(f"PREFECT_API_URL is {url}, but that server {problem}")
 
 
-def _problem() -> str | None:
+def _problem(client: SyncPrefectClient) -> str | None:
     """Ask the server for its version, which it tells those alone whom it knows; return what is wrong, if anything."""
     try:
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        with client:
             if client.server_type is ServerType.CLOUD:  # it tells no version
                 client.read_flows(limit=1)
                 return None
@@ -88,15 +93,20 @@ def _problem() -> str | None:
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             given = "is another" if PREFECT_API_AUTH_STRING.value() else "is not set"
             return (
-                f"refuses to talk to us ({status}): its authentication string {given}; name it by "
-                "PREFECT_API_AUTH_STRING (after `make server`: set -a; . .distar/server/environment; set +a)"
+                f"refuses to answer ({status}): PREFECT_API_AUTH_STRING {given}; name the server's "
+                "(after `make server`: set -a; . .distar/server/environment; set +a)"
             )
         return f"answers {status}, as no Prefect server does; {_REMEDY}"
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        told = " ".join(without_secrets(str(error)).split()) or type(error).__name__
-        return f"cannot be reached: {told}; {_REMEDY}"
+        return f"cannot be reached: {_told(error)}; {_REMEDY}"
     except ValueError:
         version = None  # no JSON
     if isinstance(version, str) and re.match(r"\d+\.\d+", version):
         return None
     return f"is none of Prefect's: it answers, but tells no version; {_REMEDY}"
+
+
+def _told(error: Exception) -> str:
+    """Return an error's message on one line; where the URL has a password, it may hold a part of it."""
+    told = "" if "@" in str(PREFECT_API_URL.value()) else " ".join(str(error).split())
+    return told or type(error).__name__

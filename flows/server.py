@@ -116,7 +116,7 @@ def serve() -> NoReturn:
         services = []
         for name, command, own, healthy in (
             ("prefect", prefect, _of_prefect(api_url, auth_string), lambda _: _answers(f"{api_url}/health")),
-            ("s3", seaweedfs(s3_port), _of_seaweedfs(), lambda _: _has_bucket(environment)),
+            ("s3", seaweedfs(s3_port), seaweedfs_keys(), lambda _: _has_bucket(environment)),
             ("deployments", deployments, {}, lambda log: "are being served" in log.read_text()),
         ):
             with console.status(f"starting {name}"):
@@ -151,15 +151,17 @@ def _environment(prefect_port: int, s3_port: int) -> dict[str, str]:
 
 def _of_prefect(api_url: str, auth_string: str) -> dict[str, str]:
     """Return what Prefect's server alone is told: whom it answers."""
+    page = api_url.removesuffix("/api")
     return {
         "PREFECT_SERVER_API_AUTH_STRING": auth_string,
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": api_url.removesuffix("/api"),  # goes before its older name
+        # the page's own, by either name; this setting goes before its older name
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{page},{page.replace(_HOST, 'localhost')}",
         "PREFECT_UI_API_URL": api_url,
     }
 
 
-def _of_seaweedfs() -> dict[str, str]:
-    """Return what SeaweedFS alone is told: keys, drawn anew, of the tokens that its parts show to one another."""
+def seaweedfs_keys() -> dict[str, str]:
+    """Draw the keys, as variables, of the tokens that SeaweedFS's parts show to one another."""
     names = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
     return {f"WEED_JWT_{name}_KEY": secrets.token_hex(32) for name in names}
 
