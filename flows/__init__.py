@@ -2,6 +2,7 @@
 
 import os
 import sys
+from urllib.parse import urlsplit
 
 from distar.imports import lasting_imports
 from distar.loopback import without_proxy
@@ -11,11 +12,10 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 # For this process and for all that it starts: Prefect's temporary server, a hub or an S3 server on the loopback.
 os.environ.update(without_proxy(os.environ))
 
+try:  # Prefect would end in a traceback while it is imported, where nobody is there yet to tell of an error
+    urlsplit(os.environ.get("PREFECT_API_URL", ""))
+except ValueError as error:
+    sys.exit(f"PREFECT_API_URL is no URL ({error}); expected one such as http://127.0.0.1:4200/api")
+
 with lasting_imports():
-    try:
-        import prefect.main  # noqa: F401  here alone, since all flows need it
-    except ValueError as error:  # while Prefect reads its settings, nobody is there yet to tell of an error
-        sys.exit(
-            f"Prefect does not understand its settings ({' '.join(str(error).split())}); correct the variables "
-            "PREFECT_… of the environment, such as PREFECT_API_URL=http://127.0.0.1:4200/api, or Prefect's profile"
-        )
+    import prefect.main  # noqa: F401  here alone, since all flows need it
