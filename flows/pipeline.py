@@ -41,7 +41,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from ruamel.yaml import YAML
 
 from distar import paths
@@ -373,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_foreseen(order: Sequence[str], changes: Mapping[str, Any]) -> None:
-    table = Table("stage", "what would be done")
+    table = Table("stage", Column("what would be done", overflow="fold"))
     with project(changes) as folder:
         for stage, told in foreseen(order, folder).items():
             goes_to = f"; the release goes to {workspace_store().place}" if stage == PUBLISH else ""
