@@ -1,6 +1,6 @@
 # make repro   the whole pipeline with the profile of params.yaml
 # make test    the tests, the linters, the type check and the layer check
-# make test-all  these, and the tests that take long
+# make test-all  these, and the tests that take long; one opens a page in Chromium (apt-get install chromium)
 # make server  Prefect's server and pages, an S3 server and the served flows, until Ctrl-C
 # Each builds the environment that it needs, once, in .venv.
 

@@ -22,6 +22,7 @@ from distar.commands.score import add_score
 from distar.commands.tiny import add_tiny
 from distar.errors import DistarError, ParameterError
 from distar.imports import lasting_imports
+from distar.loopback import without_proxy
 from distar.processes import end_process
 
 STAGES = {
@@ -41,6 +42,7 @@ _ON_MANY_PROCESSES = ("baseline", "train", "evaluate")
 
 def run() -> NoReturn:
     """Be the process: run its command and end with the status."""
+    os.environ.update(without_proxy(os.environ))  # a hub or an S3 server may be on the loopback
     end_process(main())
 
 

@@ -1,11 +1,21 @@
 """Prefect flows over the DVC stages; nothing here imports torch."""
 
 import os
+import sys
+from urllib.parse import urlsplit
 
 from distar.imports import lasting_imports
+from distar.loopback import without_proxy
 
 # Before Prefect is imported: its temporary server has 20 seconds to start, which a busy laptop does not make.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+# For this process and for all that it starts: Prefect's temporary server, a hub or an S3 server on the loopback.
+os.environ.update(without_proxy(os.environ))
+
+try:  # Prefect would end in a traceback while it is imported, where nobody is there yet to tell of an error
+    urlsplit(os.environ.get("PREFECT_API_URL", ""))
+except ValueError as error:
+    sys.exit(f"PREFECT_API_URL is no URL ({error}); expected one such as http://127.0.0.1:4200/api")
 
 with lasting_imports():
     import prefect.main  # noqa: F401  here alone, since all flows need it

@@ -33,7 +33,7 @@ from distar.errors import DistarError, ParameterError
 from distar.release.storage import open_store
 from distar.shared_params import PARAMS_PATH, RootParams, ScheduleParams, load_shared
 from flows import gpu
-from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED, check_server
+from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED, require_server
 from flows.pipeline import pipeline
 from flows.retrain import retrain
 from flows.watch import watch
@@ -55,10 +55,10 @@ def deployments(shared: RootParams, store: str | None) -> list[RunnerDeployment]
         ParameterError: a schedule or the store's URL is not understood.
     """
     schedule, watched = shared.retrain.schedule, shared.retrain.watch
-    changes: dict[str, Any] = {}
+    publishing: dict[str, Any] = {}
     if store is not None:
         open_store(store)
-        changes = {"changes": {"publish.url": store, "publish.endpoint_url": None}}
+        publishing = {"store": store}
     watching = {"prompts": watched.prompts, "margin": watched.margin} if watched else {}
     described = [
         retrain.to_deployment(
@@ -66,13 +66,13 @@ def deployments(shared: RootParams, store: str | None) -> list[RunnerDeployment]
             description="Train at the last commit; promote what passes the gate.",
             schedules=[_cron(schedule)] if schedule else [],
             triggers=[_on(PROMPTSET_PUBLISHED), _on(REWARD_REGRESSED)],
-            parameters=changes,
+            parameters=publishing,
         ),
         watch.to_deployment(
             "watch",
             description="Score the champion; tell if its reward fell.",
             schedules=[Interval(watched.interval_seconds)] if watched else [],
-            parameters=watching | ({"store": store} if store else {}),
+            parameters=watching | publishing,
         ),
         pipeline.to_deployment("pipeline", description="Bring the workspace up to date, by hand."),
     ]
@@ -104,14 +104,14 @@ def serve_all(shared: RootParams, store: str | None) -> None:
         ParameterError: as `deployments`; or there is no server.
     """
     served = deployments(shared, store)
-    check_server()
+    require_server()
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(gpu.LIMIT, 1)
     runner = _Runner(query_seconds=_SECONDS_BETWEEN_LOOKS, limit=None)  # runs that wait for the GPU count
     for one in served:
         runner.add_deployment(one)
     console = Console()
-    console.print(_table(served))
+    _show(served, shared, store, console)
     console.print("All are being served; SIGTERM or Ctrl-C ends that.")
     with suppress(KeyboardInterrupt):
         asyncio.run(runner.start())
@@ -124,7 +124,7 @@ def notify(block: str) -> None:
         ParameterError: there is no such block, or no server.
     """
     kind, _, name = block.partition("/")
-    check_server()
+    require_server()
     try:
         with get_client(sync_client=True) as client:
             document = client.read_block_document_by_name(name, kind)
@@ -167,6 +167,18 @@ def _on(event: str) -> DeploymentEventTrigger:
     return DeploymentEventTrigger(name=f"retrain on {event}", expect={event}, parameters={"reason": reason})
 
 
+def _show(served: Sequence[RunnerDeployment], shared: RootParams, store: str | None, console: Console) -> None:
+    """Show what is served, and where releases go."""
+    console.print(_table(served))
+    of_params = open_store(shared.publish.url, shared.publish.endpoint_url).place
+    of_retrains = f"{of_params}, as {PARAMS_PATH} says" if store is None else open_store(store).place
+    for told in (
+        f"Retrains publish to {of_retrains}; `store` or a change of `publish.url` names another.",
+        f"The pipeline publishes to {of_params}, as {PARAMS_PATH} says.",
+    ):
+        console.print(told, markup=False, soft_wrap=True)
+
+
 def _table(served: Sequence[RunnerDeployment]) -> Table:
     rows = Table(Column("deployment", no_wrap=True), "begins", "parameters")
     for one in served:
@@ -197,7 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "notify":
             notify(options.block)
         elif options.dry_run:
-            Console().print(_table(deployments(load_shared(), options.store)))
+            shared = load_shared()
+            _show(deployments(shared, options.store), shared, options.store, Console())
         else:
             serve_all(load_shared(), options.store)
     except DistarError as error:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,10 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
+from distar.errors import DistarError
 from distar.git import current_revision
 from distar.worktree import DVC, worktree
 from flows.changes import check_changes, edit
-from flows.commands import stream
+from flows.commands import CommandError, stream
+from flows.events import check_server
 
 Row = dict[str, str | int | float]
 
@@ -87,7 +91,19 @@ def summary(rows: list[Row]) -> Table:
     return table
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the flow from the command line; return the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", nargs="?", default="experiments/tiny_grid.yaml", help="the grid file")
-    grid(parser.parse_args().path)
+    options = parser.parse_args(arguments)
+    try:
+        check_server()
+        grid(options.path)
+    except (DistarError, CommandError) as error:
+        print(f"grid: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

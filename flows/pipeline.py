@@ -39,7 +39,8 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 from ruamel.yaml import YAML
 
 from distar import paths
@@ -49,10 +50,12 @@ from distar.fetching.downloads import downloads_dir
 from distar.git import current_revision, run_git
 from distar.lineage.pipeline import DVC_YAML, read_stages
 from distar.release.releases import read_alias
-from distar.release.storage import open_store
+from distar.release.storage import Store, open_store
+from distar.shared_params import load_shared
 from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, add_set_option, changed_parameters
 from flows.commands import Command, CommandError, stream
+from flows.events import check_server
 from flows.gpu import the_gpu
 
 CHAMPION = "champion"
@@ -231,6 +234,17 @@ def bring_up_to_date(folder: Path, order: Sequence[str]) -> list[dict[str, str]]
         ]
 
 
+def workspace_store() -> Store:
+    """Open the store that the workspace publishes to.
+
+    Raises:
+        ParameterError: params.yaml is wrong.
+        ReleaseError: the store's URL is not understood.
+    """
+    publish = load_shared().publish
+    return open_store(publish.url, publish.endpoint_url)
+
+
 def tag_run(profile: str, commit: str, changes: Mapping[str, Any], dirty: bool = False) -> None:
     """Tag the flow run with its profile, its commit (and whether the workspace differs from it), and every change."""
     told = [f"profile:{profile}", f"commit:{commit[:12]}{'-dirty' if dirty else ''}"]
@@ -302,6 +316,8 @@ def pipeline(first: str | None = None, only: str | None = None, changes: dict[st
     tag_run(
         changes.get("profile", parameters["profile"]), current_revision(), changes, dirty=not changes and _is_dirty()
     )
+    if PUBLISH in order:
+        get_run_logger().info("The release goes to %s", workspace_store().place)
     with project(changes) as folder:
         show_timings(bring_up_to_date(folder, order))
         if "evaluate" in order:
@@ -345,6 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             _show_foreseen(order, changes)
         else:
+            check_server()
             # whoever is there sees it end; Prefect would wait up to a second for the thread of its signs of life
             without_heartbeat = temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
             with without_heartbeat, nullcontext() if changes else started_ahead(order):
@@ -356,10 +373,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_foreseen(order: Sequence[str], changes: Mapping[str, Any]) -> None:
-    table = Table("stage", "what would be done")
+    table = Table("stage", Column("what would be done", overflow="fold"))
     with project(changes) as folder:
-        for row in foreseen(order, folder).items():
-            table.add_row(*row)
+        for stage, told in foreseen(order, folder).items():
+            goes_to = f"; the release goes to {workspace_store().place}" if stage == PUBLISH else ""
+            table.add_row(stage, escape(told + goes_to))
     Console().print(table)
 
 

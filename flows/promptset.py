@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from prefect.events import Event, Resource, get_events_client
 
 from distar.errors import DistarError, ParameterError
-from flows.events import PROMPTSET_PUBLISHED, check_server
+from flows.events import PROMPTSET_PUBLISHED, require_server
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -29,7 +29,7 @@ def announce(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise ParameterError(f"got the name {name!r}; expected letters, digits, dots, hyphens and underscores")
-    check_server()
+    require_server()
     resource = Resource({"prefect.resource.id": f"distar.promptset.{name}", "prefect.resource.name": name})
 
     async def emit() -> None:

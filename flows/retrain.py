@@ -32,15 +32,18 @@ from pydantic import Field, ValidationError
 
 from distar import paths
 from distar.audit.evidence import gather
+from distar.documents import validated
 from distar.errors import DistarError, ParameterError, ReleaseError, StorageError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
 from distar.git import run_git
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
+from distar.shared_params import PublishParams
 from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
 from flows.commands import CommandError
+from flows.events import check_server
 from flows.pipeline import CHAMPION, PUBLISH, bring_up_to_date, run, show_metrics, show_timings, stages, tag_run
 
 LATEST = "latest"
@@ -66,9 +69,14 @@ class Plan:
     told: dict[str, str]
 
     def store(self) -> Store:
-        """Open the store of releases; a folder is the workspace's."""
-        publish = self.changed.shared["publish"]
-        return open_store(publish["url"], publish["endpoint_url"])
+        """Open the store of releases; a folder is the workspace's.
+
+        Raises:
+            ParameterError: params.yaml or a change does not say where releases go, or not as is expected.
+            ReleaseError: the store's URL is not understood.
+        """
+        publish = validated(PublishParams, self.changed.shared.get("publish"), f"{PARAMS}: publish", ParameterError)
+        return open_store(publish.url, publish.endpoint_url)
 
     def gate(self) -> GateParams:
         """Return what a candidate must reach.
@@ -102,20 +110,32 @@ class Outcome:
         return f"Release {self.release} {became}; recorded on {self.branch}. {self.verdict.summary}"
 
 
-def make_plan(revision: str, profile: str | None, changes: Mapping[str, Any], reason: str) -> Plan:
+def make_plan(
+    revision: str, profile: str | None, changes: Mapping[str, Any], reason: str, store: str | None = None
+) -> Plan:
     """Look whether everything that is asked for exists, before anything is begun.
+
+    Args:
+        revision: as all others, what `retrain` is given.
+        profile: the profile, or None.
+        changes: parameters; a store that they name comes before `store`.
+        reason: why.
+        store: the store's URL, or None.
 
     Raises:
         ParameterError: there is no such revision, profile or parameter.
+        ReleaseError: the store's URL is not understood.
     """
     commit = _commit(revision)
-    changes = {**({} if profile is None else {"profile": profile}), **changes}
+    served = {} if store is None or "publish.url" in changes else {"publish.url": store, "publish.endpoint_url": None}
+    changes = {**({} if profile is None else {"profile": profile}), **served, **changes}
     changed = changed_parameters(commit, changes)
     told = {"Reason": reason, "Revision": f"{commit} ({revision})"}
     told |= {"Changes": ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())} if changes else {}
     plan = Plan(commit, changed, told)
     own = changed.profile
     plan.gate().check_covers(own["evaluate"]["compare_by"], Evaluated([], [], {}, own, {}).held_out)
+    plan.store()
     return plan
 
 
@@ -195,6 +215,7 @@ def retrain(
     changes: dict[str, Any] | None = None,
     reason: str = "by hand",
     jitter_seconds: Annotated[int, Field(ge=0)] = 0,
+    store: str | None = None,
 ) -> Outcome:
     """Train at a revision with changed parameters, publish, and promote if the gate lets it pass.
 
@@ -204,13 +225,16 @@ def retrain(
         changes: parameters of params.yaml or the profile, by their path of keys: {"train.reward_scale": 2.0}.
         reason: why, for the record.
         jitter_seconds: begin up to so much later, drawn anew, so that many boxes do not begin at once.
+        store: the URL of the store to publish to, in the S3 that the environment names, if not that of params.yaml;
+            `publish.url` among the changes comes first.
 
     Raises:
         ParameterError: there is no such revision, profile or parameter; nothing was begun.
         ReleaseError: releases cannot be compared or promoted.
         CommandError: a stage failed.
     """
-    plan = make_plan(revision, profile, changes or {}, reason)
+    plan = make_plan(revision, profile, changes or {}, reason, store)
+    get_run_logger().info("The release will go to %s", plan.store().place)
     time.sleep(random.uniform(0, jitter_seconds))
     get_run_logger().info("Retraining at %s", plan.told["Revision"])
     tag_run(plan.changed.shared["profile"], plan.commit, changes or {})
@@ -285,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reason", default="by hand", help="why, for the record")
     options = parser.parse_args(arguments)
     try:
+        check_server()
         outcome = retrain(options.revision, options.profile, dict(options.changes), options.reason)
     except (DistarError, CommandError) as error:
         print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)

@@ -4,12 +4,17 @@
 
 Everything is kept below .distar/server: the runs, the releases, the generated credentials, the logs. Ctrl-C ends all of
 it. Retrains publish to the S3 server, whatever params.yaml says.
+
+Any web page in a browser of this machine can reach the ports of the loopback, by any name. So whoever asks must show
+what this user alone can read: Prefect's API wants the authentication string, S3 wants signed requests, and the rest of
+SeaweedFS takes no HTTP requests, or wants a token that it alone makes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -30,6 +35,7 @@ from rich.table import Table
 from distar.atomic import written_whole
 from distar.errors import DistarError, StorageError
 from distar.locking import take_lock
+from distar.loopback import without_proxy
 from distar.processes import ending_with_us
 from distar.shared_params import load_shared
 from flows.commands import end_group
@@ -39,6 +45,7 @@ STORE = "s3://distar/releases"
 PREFECT_PORT, S3_PORT = 4200, 8333
 
 _HOST = "127.0.0.1"
+_AUTH_STRING = re.compile(r"distar:[0-9a-f]{32}")
 _SECONDS_TO_START = 120.0
 
 
@@ -103,19 +110,19 @@ def serve() -> NoReturn:
     with take_lock(ROOT / "lock"), ExitStack() as stack:
         prefect_port, s3_port = free_port(PREFECT_PORT, console), free_port(S3_PORT, console)
         environment = _environment(prefect_port, s3_port)
-        api_url = environment["PREFECT_API_URL"]
-        prefect = ["prefect", "server", "start", "--host", _HOST, "--port", str(prefect_port)]
-        deployments = ["flows.deployments", "serve", "--store", STORE]
+        api_url, auth_string = environment["PREFECT_API_URL"], environment["PREFECT_API_AUTH_STRING"]
+        prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(prefect_port)]
+        deployments = [sys.executable, "-m", "flows.deployments", "serve", "--store", STORE]
         services = []
-        for name, command, healthy in (
-            ("prefect", [sys.executable, "-m", *prefect], lambda _: _answers(f"{api_url}/health")),
-            ("s3", seaweedfs(s3_port), lambda _: _has_bucket(environment)),
-            ("deployments", [sys.executable, "-m", *deployments], lambda log: "are being served" in log.read_text()),
+        for name, command, own, healthy in (
+            ("prefect", prefect, _of_prefect(api_url, auth_string), lambda _: _answers(f"{api_url}/health")),
+            ("s3", seaweedfs(s3_port), seaweedfs_keys(), lambda _: _has_bucket(environment)),
+            ("deployments", deployments, {}, lambda log: "are being served" in log.read_text()),
         ):
             with console.status(f"starting {name}"):
-                services.append(stack.enter_context(running(name, command, environment)))
+                services.append(stack.enter_context(running(name, command, {**environment, **own})))
                 services[-1].wait_until(healthy)
-        console.print(_table(prefect_port, s3_port))
+        console.print(_table(prefect_port, s3_port, auth_string))
         while True:
             for service in services:
                 if service.process.poll() is not None:
@@ -127,9 +134,11 @@ def _environment(prefect_port: int, s3_port: int) -> dict[str, str]:
     """Return what all services are told; what their users need of it is also written to a file."""
     of_users = {
         "PREFECT_API_URL": f"http://{_HOST}:{prefect_port}/api",
+        "PREFECT_API_AUTH_STRING": authentication_string(ROOT / "auth_string"),
         "AWS_ENDPOINT_URL": f"http://{_HOST}:{s3_port}",
         "AWS_DEFAULT_REGION": "us-east-1",
         **credentials(ROOT / "s3.json"),
+        **without_proxy(os.environ),
     }
     _write_secret(ROOT / "environment", "".join(f"{name}={value}\n" for name, value in of_users.items()))
     return {
@@ -138,6 +147,23 @@ def _environment(prefect_port: int, s3_port: int) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
+
+
+def _of_prefect(api_url: str, auth_string: str) -> dict[str, str]:
+    """Return what Prefect's server alone is told: whom it answers."""
+    page = api_url.removesuffix("/api")
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": auth_string,
+        # the page's own, by either name; this setting goes before its older name
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{page},{page.replace(_HOST, 'localhost')}",
+        "PREFECT_UI_API_URL": api_url,
+    }
+
+
+def seaweedfs_keys() -> dict[str, str]:
+    """Draw the keys, as variables, of the tokens that SeaweedFS's parts show to one another."""
+    names = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
+    return {f"WEED_JWT_{name}_KEY": secrets.token_hex(32) for name in names}
 
 
 def free_port(wanted: int, console: Console) -> int:
@@ -152,6 +178,15 @@ def free_port(wanted: int, console: Console) -> int:
             console.print(f"port {wanted} is in use; taking {chosen}")
         return chosen
     raise StorageError(f"no port of {_HOST} is free")
+
+
+def authentication_string(path: Path) -> str:
+    """Return what Prefect's API asks for, drawn at the first start and kept: browsers and terminals keep it, too."""
+    kept = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not _AUTH_STRING.fullmatch(kept):
+        kept = f"distar:{secrets.token_hex(16)}"
+    _write_secret(path, kept)
+    return kept
 
 
 def credentials(path: Path) -> dict[str, str]:
@@ -184,6 +219,9 @@ def seaweedfs(s3_port: int) -> list[str]:
         f"-s3.port={s3_port}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
+        "-s3.iam=false",
+        "-disableHttp",  # the master's, which asks for no token
+        "-filer.disableHttp",
         f"-ip={_HOST}",
         f"-ip.bind={_HOST}",
         "-master.telemetry=false",
@@ -230,9 +268,10 @@ def _write_secret(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _table(prefect_port: int, s3_port: int) -> Table:
+def _table(prefect_port: int, s3_port: int, auth_string: str) -> Table:
     rows = Table.grid(padding=(0, 2))
     rows.add_row("runs, schedules, events", f"http://{_HOST}:{prefect_port}")
+    rows.add_row("which asks for", auth_string)
     rows.add_row("releases", f"{STORE} at http://{_HOST}:{s3_port}")
     rows.add_row("logs", str(ROOT / "logs"))
     rows.add_row()

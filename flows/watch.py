@@ -34,8 +34,8 @@ from distar.fetching.downloads import downloads_dir
 from distar.release.releases import find
 from distar.releasing import at_hand, chosen_store
 from distar.worktree import DVC, worktree
-from flows.commands import stream
-from flows.events import REWARD_REGRESSED
+from flows.commands import CommandError, stream
+from flows.events import REWARD_REGRESSED, check_server
 from flows.gpu import the_gpu
 
 _SERIES = "watch"  # the artifact's key
@@ -206,8 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
     options = parser.parse_args(arguments)
     try:
+        check_server()
         row = watch(options.alias, options.prompts, options.margin, options.store)
-    except DistarError as error:
+    except (DistarError, CommandError) as error:
         print(f"watch: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 2 if row["regressed"] else 0

@@ -7,6 +7,7 @@ take.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -171,6 +172,7 @@ class _Clone:
         self._digests: dict[str, Any] | None = None
         self._stand_in: str | None = None
         self._prefect.mkdir()
+        auth_string = f"distar:{secrets.token_hex(16)}"  # or any web page could talk to the server
         self._environment = {
             **{
                 key: value
@@ -183,6 +185,8 @@ class _Clone:
             "DVC_SYSTEM_CONFIG_DIR": str(self._dvc / "system"),
             "DVC_SITE_CACHE_DIR": str(self._dvc / "site"),
             "PREFECT_HOME": str(self._prefect),
+            "PREFECT_API_AUTH_STRING": auth_string,
+            "PREFECT_SERVER_API_AUTH_STRING": auth_string,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }

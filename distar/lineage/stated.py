@@ -131,7 +131,7 @@ class Stated:
     ended: str
 
     @classmethod
-    def read(cls, statement: Statement) -> Stated:
+    def read(cls, statement: Any) -> Stated:
         """Read a statement.
 
         Raises:

@@ -46,6 +46,11 @@ class LocalStore(Store):
     url: str
     root: Path
 
+    @property
+    def place(self) -> str:
+        """The URL and the folder."""
+        return f"{self.url} ({self.root.absolute()})"
+
     @classmethod
     def parse(cls, text: str, project: Path = Path()) -> LocalStore | None:
         """Understand `file://folder`, relative to the project, or return None."""

@@ -39,6 +39,11 @@ class S3Store(Store):
         self._lock = threading.Lock()
         self._asked: Future[None] | None = None
 
+    @property
+    def place(self) -> str:
+        """The URL and the S3 server."""
+        return f"{self.url} at {self._client.meta.endpoint_url}"
+
     @classmethod
     def parse(cls, text: str, endpoint_url: str | None) -> S3Store | None:
         """Understand `s3://bucket/prefix`, or return None."""

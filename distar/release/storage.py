@@ -49,6 +49,11 @@ class Store(ABC):
 
     url: str
 
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """The URL and where it leads: the folder, or the S3 server, which the environment may name."""
+
     @abstractmethod
     def has_blob(self, pin: Pin) -> bool:
         """Say whether the blob is there, whole."""

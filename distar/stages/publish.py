@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from securesystemslib.signer import Signer
 
 from distar import paths
@@ -28,9 +29,10 @@ def run(project: Path | None = None, move_latest: bool = True) -> None:
     its project does, and what lies in it is not told, since it will be gone.
     """
     project = paths.project_folder() if project is None else project
-    params = load_params().root.publish
+    params, console = load_params().root.publish, Console(highlight=False)
     with recorded("publish") as record:
         store = open_store(params.url, params.endpoint_url, project)
+        console.print(f"Publishing to {store.place}", markup=False, soft_wrap=True)
         signer = load_signer(params.signing_key, project) if params.signing_key else None
         release_id, outcome = publish(store, paths.RELEASE, attach=partial(_attach, store, signer))
         if move_latest:
@@ -39,9 +41,8 @@ def run(project: Path | None = None, move_latest: bool = True) -> None:
         with written_whole(paths.RECEIPT) as path:
             path.write_text(json.dumps({"release": release_id, "url": params.url}, indent=2) + "\n", encoding="utf-8")
     signed = f"signed by {signer.public_key.keyid[:16]}" if signer else "not signed"
-    console = Console(highlight=False)
     console.print(
-        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {params.url} ({outcome}, {signed})."
+        f"\n[bold green]Published[/] release [bold]{release_id[:16]}[/] to {escape(params.url)} ({outcome}, {signed})."
     )
     if project == Path():
         console.print(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -23,6 +25,7 @@ from prefect.cli.deploy._config import _load_deploy_configs_and_actions
 from rich.console import Console
 
 from distar.shared_params import load_shared
+from flows import credentials, server
 from flows.deployments import deployments, main
 from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED
 from tests.miniature import REPOSITORY
@@ -93,8 +96,70 @@ def test_services_of_the_compose_file_run_one_image_and_listen_on_the_loopback_a
         assert service["pull_policy"] == "never"
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert sum("build" in service for service in services) == 1, "two builds of one tag at once fail"
+
+
+def template() -> dict[str, str]:
+    lines = (REPOSITORY / "deploy" / "compose.env").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_compose_asks_for_every_credential_of_its_template() -> None:
     text = (REPOSITORY / "compose.yaml").read_text(encoding="utf-8")
-    assert "SECRET" not in text, "credentials stand in the file that env_file names"
+    assert set(re.findall(r"\$\{(DISTAR_\w+):\?[^}]+\}", text)) == {*template()}  # `:?` refuses an empty one too
+    assert set(re.findall(r"\$\{(DISTAR_\w+)", text)) == {*template(), "DISTAR_USER"}
+    for service in COMPOSE["services"].values():
+        for name, value in service.get("environment", {}).items():
+            secret = re.search("AUTH|SECRET|KEY", name)
+            assert bool(secret) == str(value).startswith("${"), f"{name} stands in the file"
+
+
+def test_compose_starts_nothing_before_credentials_are_checked() -> None:
+    services = dict(COMPOSE["services"])
+    checked = services.pop("credentials")
+    assert checked["restart"] == "no"
+    assert {*checked["command"][3:]} == {*checked["environment"]} == {*template()}
+    first = {name for name, one in services.items() if "credentials" in one["depends_on"]}
+    for one in services.values():
+        assert {*one["depends_on"]} & {"credentials", *first}
+        if "credentials" in one["depends_on"]:
+            assert one["depends_on"]["credentials"] == {"condition": "service_completed_successfully"}
+
+
+@pytest.mark.parametrize("name", [None, *template()])
+@pytest.mark.parametrize(
+    "value", ["", " ", "change-me", "change-me-too", "Change_Me", '"change-me"', "CHANGEME-0123456789abcdef", "short"]
+)
+def test_compose_refuses_known_credentials(name: str | None, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    own = dict.fromkeys(template(), "0123456789abcdef01234567")
+    with pytest.MonkeyPatch.context() as patch:
+        for key, kept in own.items():
+            patch.setenv(key, value if name in (None, key) else kept)
+        assert credentials.main([*own]) == 1
+    told = capsys.readouterr().err
+    assert all((key in told) == (name in (None, key)) for key in own)
+    assert told.count("\n") == 1
+
+
+def test_compose_refuses_its_template_as_it_is() -> None:
+    module = COMPOSE["services"]["credentials"]["command"][1:]
+
+    def run(values: dict[str, str]) -> int:
+        environment = {**os.environ, **values}
+        return subprocess.run([sys.executable, *module], cwd=REPOSITORY, env=environment, check=False).returncode
+
+    assert run(template()) == 1
+    assert run(dict.fromkeys(template(), "0123456789abcdef01234567")) == 0
+
+
+def test_compose_protects_what_make_server_protects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / server.ROOT).mkdir(parents=True)
+    composed = COMPOSE["services"]["s3"]
+    of_paths_and_ports = ("-dir=", "-s3.config=", "-ip=", "-ip.bind=")
+    given = {flag for flag in server.seaweedfs(8333)[2:] if not flag.startswith(of_paths_and_ports)}
+    assert {flag for flag in given if not re.fullmatch(r"-\w+\.port(\.grpc)?=[1-9]\d*", flag)} <= {*composed["command"]}
+    assert {"-disableHttp", "-filer.disableHttp"} <= given
+    assert {name for name in composed["environment"] if name.startswith("WEED_JWT")} == {*server.seaweedfs_keys()}
 
 
 def test_programs_of_the_compose_file_are_in_the_image() -> None:

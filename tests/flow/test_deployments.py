@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import pytest
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
-from distar.errors import ParameterError
+from distar.__main__ import main as command
+from distar.errors import DistarError, ParameterError
 from distar.shared_params import load_shared
-from flows import promptset
+from flows import pipeline, promptset
 from flows.deployments import deployments, main
+from flows.retrain import make_plan
 from tests.miniature import edit
 
 SCHEDULE = {"cron": "30 2 * * *", "timezone": "Europe/Berlin", "jitter_seconds": 60}
@@ -41,8 +45,67 @@ def test_nothing_begins_by_itself_unless_asked(project: Path) -> None:
 
 def test_another_store_is_what_retrain_publishes_to_and_watch_reads_from(project: Path) -> None:
     retrain, watch, _ = deployments(load_shared(project), "s3://bucket/releases")
-    assert retrain.parameters["changes"] == {"publish.url": "s3://bucket/releases", "publish.endpoint_url": None}
+    assert retrain.parameters == {"store": "s3://bucket/releases"}  # which a run's own `changes` leave as it is
     assert watch.parameters["store"] == "s3://bucket/releases"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("s3://team/releases", None)),
+        ({"train.num_steps": 3}, ("s3://team/releases", None)),
+        ({"publish.url": "file://mine"}, ("file://mine", None)),
+        ({"publish.url": "s3://b/p", "publish.endpoint_url": "http://127.0.0.1:1"}, ("s3://b/p", "http://127.0.0.1:1")),
+        ({"publish.endpoint_url": "http://127.0.0.1:1"}, ("s3://team/releases", "http://127.0.0.1:1")),
+    ],
+)
+def test_changes_leave_the_store_unless_they_name_it(
+    reproduced: Path, changes: dict[str, Any], expected: tuple[str, str | None]
+) -> None:
+    assert reproduced
+    plan = make_plan("HEAD", None, changes, "by hand", "s3://team/releases")
+    assert (plan.changed.shared["publish"]["url"], plan.changed.shared["publish"]["endpoint_url"]) == expected
+    assert plan.store().url == expected[0]
+    assert all(f"{key}=" in plan.told["Changes"] for key in changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "store"),
+    [
+        ({"publish.url": "published"}, None),
+        ({"publish.url": 5}, None),
+        ({"publish": None}, None),
+        ({"publish.endpoint_url": "127.0.0.1"}, None),
+        ({}, "published"),
+        ({}, "ftp://bucket/releases"),
+    ],
+)
+def test_a_store_that_is_none_is_told_before_anything(
+    reproduced: Path, changes: dict[str, Any], store: str | None
+) -> None:
+    assert reproduced
+    with pytest.raises(DistarError, match=r"publish|store"):
+        make_plan("HEAD", None, changes, "by hand", store)
+
+
+def test_it_is_shown_where_releases_go(reproduced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = reproduced / "published"
+    assert main(["serve", "--dry-run"]) == 0
+    assert f"Retrains publish to file://published ({published}), as params.yaml says" in capsys.readouterr().out
+    assert main(["serve", "--dry-run", "--store", "file://elsewhere"]) == 0
+    told = capsys.readouterr().out
+    assert f"Retrains publish to file://elsewhere ({reproduced / 'elsewhere'});" in told
+    assert f"The pipeline publishes to file://published ({published})" in told
+    assert pipeline.main(["--dry-run"]) == 0
+    shown = re.sub(r"[\s│]", "", capsys.readouterr().out)  # a cell is folded
+    assert f"thereleasegoestofile://published({published})" in shown
+
+
+def test_publish_tells_where_before_it_publishes(reproduced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(reproduced / "published")
+    (reproduced / "published").write_text("a file, where the store's folder should be")
+    assert command(["publish"]) == 1
+    assert f"Publishing to file://published ({reproduced / 'published'})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

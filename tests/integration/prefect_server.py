@@ -16,6 +16,8 @@ from urllib.request import urlopen
 
 T = TypeVar("T")
 
+AUTH_STRING = "tester:tester-secret"
+
 _SECONDS_TO_WAIT = 120.0
 
 
@@ -60,12 +62,13 @@ def process(command: Sequence[str], folder: Path, log: Path, environment: dict[s
 
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[str]:
-    """Start a Prefect server that keeps everything in a folder; its API's URL is yielded once it answers."""
+    """Start a Prefect server that asks for AUTH_STRING, and keeps everything in a folder; yield its API's URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    with process(command, folder, folder / "server.log", {"PREFECT_HOME": str(folder)}) as server:
+    environment = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_API_AUTH_STRING": AUTH_STRING}
+    with process(command, folder, folder / "server.log", environment) as server:
 
         def answers() -> bool:
             assert server.poll() is None, (folder / "server.log").read_text()

@@ -35,7 +35,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Cancelling
 
 from distar.locking import held_if_free
@@ -43,7 +43,7 @@ from distar.paths import WORKTREE_PREFIX
 from distar.release.releases import read_alias, release_ids, verify
 from distar.release.storage import Store, open_store
 from tests.integration.conftest import S3Server, client_of
-from tests.integration.prefect_server import prefect_server, process, wait_for
+from tests.integration.prefect_server import AUTH_STRING, prefect_server, process, wait_for
 from tests.miniature import REPOSITORY, edit, git, with_gain
 
 STORE = "s3://served/releases"
@@ -152,13 +152,22 @@ def served(reproduced_once: Path, tmp_path_factory: pytest.TempPathFactory, s3_s
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     with prefect_server(folder / "server") as url:
-        of_prefect = {"PREFECT_API_URL": url, "PREFECT_HOME": str(folder / "client")}
+        of_prefect = {
+            "PREFECT_API_URL": url,
+            "PREFECT_API_AUTH_STRING": AUTH_STRING,
+            "PREFECT_HOME": str(folder / "client"),
+        }
+        settings = {
+            PREFECT_API_URL: url,
+            PREFECT_API_AUTH_STRING: AUTH_STRING,
+            PREFECT_HOME: folder / "client",
+        }
         environment = {**of_prefect, **of_s3, "TMPDIR": str(folder / "temporary")}
         serve = ["flows.deployments", "serve", "--store", STORE]
         with (
             pytest.MonkeyPatch.context() as patch,
             process(serve, project, log, environment) as serving,
-            temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: folder / "client"}),
+            temporary_settings(settings),
             get_client(sync_client=True) as client,
         ):
             for name, value in of_s3.items():
@@ -217,7 +226,8 @@ def test_a_cancelled_training_leaves_nothing(served: Served) -> None:
         return {*served.project.glob(".distar/retrain/*/iteration-*.pt")}
 
     before = checkpoints()
-    run = served.begin("distar-retrain/retrain", changes={"train.num_steps": 100_000, "publish.url": STORE})
+    run = served.begin("distar-retrain/retrain", changes={"train.num_steps": 100_000})
+    assert run.parameters["store"] == STORE, "changes replace no store"
     wait_for("a checkpoint", lambda: checkpoints() - before)
     assert served.running("distar", "train")
     served.cancel(run)
@@ -297,7 +307,7 @@ def test_commands_that_operators_are_told_are_understood(served: Served) -> None
 def test_serving_that_is_told_to_end_ends_its_runs_and_says_so(served: Served) -> None:
     """The last test: after it nothing is served."""
     served.by_itself("distar-retrain/retrain", active=False)
-    run = served.begin("distar-retrain/retrain", changes={"train.num_steps": 100_000, "publish.url": STORE})
+    run = served.begin("distar-retrain/retrain", changes={"train.num_steps": 100_000})
     wait_for("it trains", lambda: served.running("distar", "train"))
     served.serving.terminate()
     assert served.serving.wait(90) == 0
