@@ -11,9 +11,11 @@ import getpass
 import hashlib
 import json
 import os
+import random
 import re
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -37,6 +39,7 @@ Files = dict[str, Pin]
 
 _ID = re.compile("[0-9a-f]{64}")
 _HEX = re.compile("[0-9a-f]{8,64}")
+_MAX_TRIES = 30
 _ALIAS = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME = 255  # bytes of a file's name, as most file systems have it
 _MAX_PATH = 1024
@@ -277,7 +280,7 @@ def move(store: Store, alias: str, release_id: str, expected: str | None) -> Non
         ReleaseError: it points elsewhere; the message tells where, and who moved it when. Or there is no such release.
     """
     manifest_of(store, release_id)
-    while True:
+    for _ in _tries():
         standing = store.read(alias_name(alias))
         now = _alias(store, alias, standing)
         if now.release != expected:
@@ -286,6 +289,7 @@ def move(store: Store, alias: str, release_id: str, expected: str | None) -> Non
             )
         if _swapped(store, alias, now, standing, release_id):
             return
+    raise _never_moved(store, alias)
 
 
 def point(store: Store, alias: str, release_id: str) -> None:
@@ -295,11 +299,12 @@ def point(store: Store, alias: str, release_id: str) -> None:
         ReleaseError: there is no such release.
     """
     manifest_of(store, release_id)
-    while True:
+    for _ in _tries():
         standing = store.read(alias_name(alias))
         now = _alias(store, alias, standing)
         if now.release == release_id or _swapped(store, alias, now, standing, release_id):
             return
+    raise _never_moved(store, alias)
 
 
 def manifest_name(release_id: str) -> str:
@@ -379,6 +384,8 @@ def _problem(store: Store, what: str, pin: Pin, write: Callable[[bytes], object]
                 digest.update(chunk)
                 size += len(chunk)
                 work.count(len(chunk))
+                if size > int(pin["bytes"]):
+                    return  # it is not the blob, however much more there is
 
     try:
         with_retries(go_on, work.wait, lambda: size)
@@ -425,6 +432,20 @@ def _swapped(store: Store, alias: str, now: Alias, standing: Document | None, re
         return True
     after = store.read(name)  # a request whose answer was lost is repeated by the client, and then meets its own work
     return after is not None and after.content == content
+
+
+def _tries() -> Iterator[int]:
+    """Count tries, with longer and longer pauses between them."""
+    for i in range(_MAX_TRIES):
+        yield i
+        time.sleep(random.uniform(0.0, 0.02 * i))
+
+
+def _never_moved(store: Store, alias: str) -> StorageError:
+    return StorageError(
+        f"{store.url}: {alias} could not be moved in {_MAX_TRIES} tries: others move it all the time, or the store "
+        "refuses conditions that hold; run again later"
+    )
 
 
 def _told(alias: Alias) -> str:

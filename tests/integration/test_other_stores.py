@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distar.audit.evidence import gather
 from distar.errors import DistarError, ModelFileError, ReleaseError, StorageError
 from distar.fetching import fetch, fill_mirror, lock_sources
 from distar.fetching.bucket import PART_SIZE
@@ -424,6 +425,33 @@ def test_a_document_of_any_size_is_read_to_its_limit(server: OtherStore) -> None
     server.instead = documents(Answer(200, b"{}"))
     with pytest.raises(StorageError, match="gives no ETag"):
         store.read("aliases/latest.json")
+
+
+def test_a_blob_is_read_to_its_pins_end(server: OtherStore, folder: Path, tmp_path: Path) -> None:
+    store, sent = open_store(URL), list[int]()
+    release_id, _ = publish_to(store, folder)
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(1024):
+            sent.append(2**20)
+            yield b" " * 2**20
+
+    server.instead = lambda asked: Answer(200, endless()) if asked.method == "GET" and "/blobs/" in asked.key else None
+    assert {problem.problem for problem in verify(store, release_id)} == {"size"}
+    with pytest.raises(ReleaseError, match="size: expected"):
+        download(store, release_id, tmp_path / "downloaded")
+    with pytest.raises(ReleaseError, match="is damaged"):
+        gather(store, release_id).read("README.md")
+    assert sum(sent) < 200 * 2**20
+
+
+def test_an_alias_that_never_moves_is_told(server: OtherStore, folder: Path) -> None:
+    store = open_store(URL)
+    release_id, _ = publish_to(store, folder)
+    server.instead = lambda asked: refusal(412, "PreconditionFailed") if "if-none-match" in asked.headers else None
+    for act in (lambda: point(store, "latest", release_id), lambda: move(store, "latest", release_id, None)):
+        with pytest.raises(StorageError, match="could not be moved in 30 tries"):
+            act()
 
 
 def test_a_document_that_breaks_off_is_read_again(server: OtherStore) -> None:
