@@ -21,6 +21,7 @@ from typing import Any
 
 from distar.atomic import written_whole
 from distar.hashing import pin_file, pin_folder, sha256_of
+from distar.launch import ON_MANY_PROCESSES, num_processes, process_index
 from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
 from distar.lineage.secrets import without_secrets
 
@@ -44,7 +45,8 @@ def recorded(name: str) -> Iterator[dict[str, Any]]:
     alone writes.
     """
     extra: dict[str, Any] = {}
-    if os.environ.get("RANK", "0") != "0":
+    several = name in ON_MANY_PROCESSES
+    if several and process_index() != 0:
         yield extra
         return
     stages = read_stages()
@@ -56,7 +58,7 @@ def recorded(name: str) -> Iterator[dict[str, Any]]:
         "inputs": digests(stage.inputs),
     }
     yield extra
-    seconds, processes = time.monotonic() - clock, int(os.environ.get("WORLD_SIZE", "1"))
+    seconds, processes = time.monotonic() - clock, num_processes() if several else 1
     outputs = digests(stage.outputs)
     record = {
         "stage": name,

@@ -28,6 +28,7 @@ PRESENTATION = {
     "distar.errors",
     "distar.evaluation.params",  # its values are DVC parameters
     "distar.imports",
+    "distar.launch",
     "distar.lineage",
     "distar.lineage.device",
     "distar.lineage.pipeline",
