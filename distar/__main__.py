@@ -38,8 +38,18 @@ STAGES = {
 }
 
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""The variables by which users say how OpenMP's threads wait."""
+
+
 def run() -> NoReturn:
-    """Be the process: run its command and end with the status."""
+    """Be the process: run its command and end with the status.
+
+    Threads that wait for one another give up their cores, unless the environment says how they wait: they would spin,
+    and of two trainings on the same cores each took many times as long. OpenMP reads it once, when torch is imported.
+    """
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
     end_process(main())
 
 
