@@ -22,6 +22,7 @@ from distar.commands.score import add_score
 from distar.commands.tiny import add_tiny
 from distar.errors import DistarError, ParameterError
 from distar.imports import lasting_imports
+from distar.launch import ON_MANY_PROCESSES, is_launched, settle_launch
 from distar.loopback import without_proxy
 from distar.processes import end_process
 
@@ -37,11 +38,19 @@ STAGES = {
     "publish": "put the release into its store",
 }
 
-_ON_MANY_PROCESSES = ("baseline", "train", "evaluate")
+
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""The variables by which users say how OpenMP's threads wait."""
 
 
 def run() -> NoReturn:
-    """Be the process: run its command and end with the status."""
+    """Be the process: run its command and end with the status.
+
+    Threads that wait for one another give up their cores, unless the environment says how they wait: they would spin,
+    and of two trainings on the same cores each took many times as long. OpenMP reads it once, when torch is imported.
+    """
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.update(without_proxy(os.environ))  # a hub or an S3 server may be on the loopback
     end_process(main())
 
@@ -50,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the process's exit status."""
     options = parser().parse_args(arguments)
     try:
+        settle_launch(options.command)
         return options.run(options) or 0
     except DistarError as error:
         print(f"distar {options.command}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -105,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
 def _run_stage(options: argparse.Namespace) -> None:
     _end_with_parent()
     launch = os.environ.get("DISTAR_LAUNCH")
-    if launch and options.command in _ON_MANY_PROCESSES and "RANK" not in os.environ:
+    if launch and options.command in ON_MANY_PROCESSES and not is_launched():
         _become_launch(Path(launch), options.command)
     _import(f"distar.stages.{options.command}").run()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +22,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from distar.launch import process_index
+
 _SECONDS_BETWEEN_LINES = 15.0
-_FIRST_PROCESS = os.environ.get("RANK", "0") == "0"
 
 console = Console(stderr=True)
 
@@ -50,7 +50,7 @@ class Tracker:
             self._bar.update(self._task, completed=self._completed, note=note)
             return
         now = time.monotonic()
-        if _FIRST_PROCESS and (now - self._last_line >= _SECONDS_BETWEEN_LINES or self._completed >= self._total):
+        if process_index() == 0 and (now - self._last_line >= _SECONDS_BETWEEN_LINES or self._completed >= self._total):
             self._last_line = now
             rate = (self._completed - self._first) / max(now - self._start, 1e-9)
             remaining = (self._total - self._completed) / max(rate, 1e-9)
@@ -69,8 +69,9 @@ def track(description: str, total: int, completed: int = 0, in_bytes: bool = Fal
     Of several processes of one stage the first alone shows its own part.
     """
     shown = (lambda amount: bytes_text(int(amount))) if in_bytes else _number_text
-    if not console.is_terminal or not _FIRST_PROCESS:
-        if completed and _FIRST_PROCESS:
+    first = process_index() == 0
+    if not console.is_terminal or not first:
+        if completed and first:
             print(f"{description}: goes on from {shown(completed)}/{shown(total)}", file=sys.stderr, flush=True)
         yield Tracker(description, total, completed, None, shown)
         return

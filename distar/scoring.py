@@ -31,6 +31,7 @@ from distar.params import Params, load_params
 from distar.progress import track
 from distar.prompts import load_labels, load_prompts
 from distar.prompts.cleaning import clean
+from distar.prompts.text import read_lines
 from distar.runtime import prepare_torch
 from distar.training.params import GeneratorParams
 
@@ -174,11 +175,7 @@ def _prompts(path: Path | None) -> tuple[tuple[str, ...], tuple[str | None, ...]
         if not paths.EVALUATION_PROMPTS.is_file():
             raise PromptError(f"{paths.EVALUATION_PROMPTS} does not exist; run `dvc repro prompts`, or name a file")
         return load_prompts(paths.EVALUATION_PROMPTS), load_labels(paths.EVALUATION_PROMPTS)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{path} cannot be read ({error}); expected UTF-8 text, a prompt a line") from error
-    prompts = tuple(prompt for prompt in map(clean, lines) if prompt)
+    prompts = tuple(prompt for prompt in map(clean, read_lines(path)) if prompt)
     if not prompts:
         raise PromptError(f"{path} holds no prompt; expected one a line")
     return prompts, (None,) * len(prompts)

@@ -29,8 +29,8 @@ from distar.diffusion.networks import (
 )
 from distar.diffusion.params import Checkpointing, LoraParams
 from distar.diffusion.prompt import PromptEmbedding
+from distar.rewards.cosine import CosineReward
 from distar.rewards.preprocess import CLIP_MEAN, CLIP_STD, Normalise, crop_centre, resize_short_side
-from distar.rewards.reward import Reward
 from distar.training.params import TrainParams
 from distar.training.step import Batch, Trainable
 
@@ -66,7 +66,7 @@ class Networks:
     family: Family
     generator: OneStepGenerator
     assistant: Assistant
-    reward: Reward
+    reward: CosineReward
 
     @property
     def denoisers(self) -> list[nn.Module]:
@@ -141,24 +141,27 @@ def make_batch(name: str, family: Family, size: int) -> Batch:
     return Batch(("",) * size, encode(name, size), torch.zeros(shape), torch.zeros(shape), torch.full((size,), 500))
 
 
-class ClipOfSize(Reward):
-    """A CLIP reward of a published size."""
+class ClipOfSize(CosineReward):
+    """A CLIP reward of a published size; its prompts are encoded already, all alike."""
 
     _text: Tensor
 
     def __init__(self, vision: dict[str, int], device: str) -> None:
-        super().__init__()
+        super().__init__(scale=100.0)
         with torch.device(device):
             self.model: Any = CLIPModel(CLIPConfig(vision_config={**vision, "patch_size": 14}, projection_dim=1024))
         self.model.requires_grad_(False).eval()
         self._normalise = Normalise(CLIP_MEAN, CLIP_STD)
         self.register_buffer("_text", torch.full((1, 1024), 1 / 32), persistent=False)
 
-    def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Score pictures, all against a prompt that is encoded already."""
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Embed pictures."""
         pixels = self._normalise(crop_centre(resize_short_side(images.float(), 224), 224))
-        features = self.model.get_image_features(pixel_values=pixels).pooler_output.float()
-        return 100 * (nn.functional.normalize(features, dim=1) * self._text).sum(1)
+        return self.model.get_image_features(pixel_values=pixels).pooler_output
+
+    def embed_prompt(self, prompt: str) -> Tensor:
+        """Return the embedding that stands for every prompt."""
+        return self._text
 
 
 def _build_family(name: str, device: str) -> Family:

@@ -1,8 +1,8 @@
-"""Count what an iteration of a published model takes in GPU memory, without a GPU and without computing.
+"""Count what training a published model takes in GPU memory, without a GPU and without computing.
 
-Every network has its real size, and every operation is carried out on tensors that have shapes and no data; each is
-followed from its making to its end, with the precisions of autocast on CUDA. What a GPU takes besides (CUDA's own,
-fragmentation, workspaces) comes on top.
+An iteration is counted, and the probe between two. Every network has its real size, and every operation is carried
+out on tensors that have shapes and no data; each is followed from its making to its end, with the precisions of
+autocast on CUDA. What a GPU takes besides (CUDA's own, fragmentation, workspaces) comes on top.
 
     python experiments/memory_on_paper.py sdxl --lora 64 --micro-batch-size 1
     python experiments/memory_on_paper.py sd15
@@ -17,13 +17,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from full_size import build_networks, checkpointing, encode, make_batch, make_subject, micro_batch_sizes, model_parser
+from full_size import (
+    VISION,
+    ClipOfSize,
+    Networks,
+    build_networks,
+    checkpointing,
+    encode,
+    make_batch,
+    make_subject,
+    micro_batch_sizes,
+    model_parser,
+)
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distar.bench.iteration import unavoidable_parts
 from distar.bench.measure import Part, peak_bytes
+from distar.diffusion.reference import sample_ddim
 from distar.params import load_params
+from distar.training.monitors import IMAGES_PER_PROBE_PROMPT, Probe, draw_probe
 from distar.training.params import TrainParams
 from distar.training.step import assistant_step, generator_step
 
@@ -43,7 +56,9 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line's parser."""
-    return model_parser(__doc__)
+    arguments = model_parser(__doc__)
+    arguments.add_argument("--probe-at-once", action="store_true", help="the probe in one piece, to compare with")
+    return arguments
 
 
 def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
@@ -52,10 +67,11 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
     networks = build_networks(options, train, "meta")
     family, generator, assistant = networks.family, networks.generator, networks.assistant
     reference = family.reference()
+    held_out = ClipOfSize(VISION["sdxl" if options.profile == "sdxl" else "sd15"], "meta")
     modules = [family, networks.reward, generator, assistant]
     autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
     with FakeTensorMode(allow_non_fake_inputs=True), autocast, norms_in_fp32():
-        give_size(modules)
+        give_size([*modules, held_out])
         for denoiser in (generator.denoiser, assistant, reference):
             denoiser.schedule = family.schedule.to("cpu", torch.float32)
             denoiser.null_prompt = encode(options.profile, 1)
@@ -76,6 +92,8 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
         for step in steps:
             step.prepare()
             peaks[step.name] = peak_bytes(step.run, modules, [])
+        probes = probe_parts(options, networks, held_out, train)
+        peaks |= {one.name: peak_bytes(one.run, [*modules, held_out], []) for one in probes}
     trained = [sum(p.numel() for p in player.parameters() if p.requires_grad) for player in (generator, assistant)]
     states = STATES[options.optimizer or train.generator.optimizer.kind] * sum(trained)
     average = 4 * trained[0]
@@ -89,12 +107,50 @@ def count(options: argparse.Namespace, train: TrainParams) -> dict[str, Any]:
             "optimizer_states": states / GB,
             "average": average / GB,
             "peak": (max(*list(peaks.values())[:2], step) + states + average) / GB,
+            "peak of a probe": (max(peaks[one.name] for one in probes) + states + average) / GB,
         },
         "gigabytes_besides_weights": {
             "an optimizer's step": (step - resident) / GB,
             **{name: (peak - resident) / GB for name, peak in peaks.items()},
         },
     }
+
+
+def probe_parts(
+    options: argparse.Namespace, networks: Networks, held_out: ClipOfSize, train: TrainParams
+) -> list[Part]:
+    """Draw the probe's latents with generator and reference, and look at them with two rewards, as training does."""
+    num_pictures = IMAGES_PER_PROBE_PROMPT * train.monitors.num_probe_prompts
+    sizes = (num_pictures,) * 3 if options.probe_at_once else micro_batch_sizes(options, train)
+    batch = make_batch(options.profile, networks.family, num_pictures)
+    reference, scale = networks.family.reference(), train.guidance_scale
+    probe = Probe(
+        batch.prompts,
+        IMAGES_PER_PROBE_PROMPT,
+        sizes[2],
+        networks.family.decode,
+        {"trained": networks.reward, "held_out": held_out},
+        networks.reward,
+    )
+
+    @torch.no_grad()
+    def draw_with_generator() -> None:
+        draw_probe(networks.generator, batch.noise, batch.embedding, sizes[0], torch.device("cpu"))
+
+    def draw_with_reference() -> None:
+        draw_probe(
+            lambda noise, prompt: sample_ddim(reference, noise, prompt, 2, scale),
+            batch.noise,
+            batch.embedding,
+            sizes[1],
+            torch.device("cpu"),
+        )
+
+    return [
+        Part("probe, drawn by the generator", draw_with_generator),
+        Part("probe, drawn by the reference", draw_with_reference),
+        Part("probe, decoded and scored", lambda: probe.figures(batch.noise)),
+    ]
 
 
 @contextmanager

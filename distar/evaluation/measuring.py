@@ -19,6 +19,7 @@ from torch import Tensor
 
 from distar.diffusion.families.family import Family
 from distar.diffusion.prompt import EncodedPrompts
+from distar.errors import WorkDirectoryError
 from distar.evaluation.cost import DrawingCost
 from distar.evaluation.fid import FID, NUM_FEATURES
 from distar.evaluation.metrics import pairwise_distance, picture_statistics
@@ -26,6 +27,7 @@ from distar.evaluation.params import EvaluateParams
 from distar.evaluation.parts import in_parts, read_columns
 from distar.evaluation.protocols import estimate, estimate_by_label
 from distar.evaluation.sampling import Draw, Requests, draw_batch
+from distar.pictures import read_png
 from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
 
@@ -98,9 +100,14 @@ class Measured:
         )
 
     def pictures(self, indices: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:
-        """Read some of the pictures, counted in the prompts' order."""
+        """Read some of the pictures, counted in the prompts' order.
+
+        Raises:
+            WorkDirectoryError: a picture or its file is damaged.
+        """
         pngs = read_columns(self.files, ["png"]).column("png").take(pa.array(indices)).to_pylist()
-        pictures = [np.array(Image.open(io.BytesIO(png)).convert("RGB")) for png in pngs]
+        places = [f"picture {index} of {self.files[0].parent}" for index in indices]
+        pictures = [np.array(read_png(png, place, WorkDirectoryError)) for png, place in zip(pngs, places, strict=True)]
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 

@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from distar.evaluation.captions import LINE_HEIGHT, draw_caption, wrap
 from distar.evaluation.published import Comparison
 
-_THUMBNAIL = 128
+_THUMBNAIL, _CAPTION_LINES = 128, 5
 _SYSTEM_COLOURS = {"reference": "#7d8597", "initial": "#d4a017", "generator": "#1f7a5c"}
 
 
@@ -81,13 +82,15 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def write_grid(report: Report, path: Path) -> None:
-    """Write the samples as one picture: a column for each prompt, a row for each system."""
-    side, label, caption = _THUMBNAIL, 22, 34
+    """Write the samples as one picture: a column for each prompt, its caption above, and a row for each system."""
+    side, label, margin = _THUMBNAIL, 22, 4
+    captions = [wrap(prompt, side - 2 * margin, _CAPTION_LINES) for prompt in report.prompts]
+    caption = margin + LINE_HEIGHT * max(2, *map(len, captions))
     font = ImageFont.load_default(13)
     grid = Image.new("RGB", (len(report.prompts) * side, caption + len(report.pictures) * (side + label)), "white")
     draw = ImageDraw.Draw(grid)
-    for column, prompt in enumerate(report.prompts):
-        draw.multiline_text((column * side + 4, 2), _wrap(prompt, 20), fill="black", font=ImageFont.load_default(11))
+    for column, lines in enumerate(captions):
+        draw_caption(draw, column * side + margin, 2, side - 2 * margin, lines)
     for row, system in enumerate(report.pictures):
         top = caption + row * (side + label)
         draw.text((4, top + 3), system.title, fill=_SYSTEM_COLOURS[system.key], font=font)
@@ -148,12 +151,3 @@ def _data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _wrap(text: str, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) >= width and lines[-1]:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)

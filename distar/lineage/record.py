@@ -22,6 +22,7 @@ from distar.atomic import written_whole
 from distar.errors import StorageError
 from distar.git import current_revision, in_repository, run_git
 from distar.hashing import pin_file, pin_folder, sha256_of
+from distar.launch import ON_MANY_PROCESSES, num_processes, process_index
 from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
 from distar.lineage.secrets import without_secrets
 from distar.paths import project_folder
@@ -51,7 +52,8 @@ def recorded(name: str) -> Iterator[dict[str, Any]]:
             which code ran; unless `DISTAR_WITHOUT_GIT` is 1.
     """
     extra: dict[str, Any] = {}
-    if os.environ.get("RANK", "0") != "0":
+    several = name in ON_MANY_PROCESSES
+    if several and process_index() != 0:
         yield extra
         return
     stages = read_stages()
@@ -63,7 +65,7 @@ def recorded(name: str) -> Iterator[dict[str, Any]]:
         "inputs": digests(stage.inputs),
     }
     yield extra
-    seconds, processes = time.monotonic() - clock, int(os.environ.get("WORLD_SIZE", "1"))
+    seconds, processes = time.monotonic() - clock, num_processes() if several else 1
     outputs = digests(stage.outputs)
     record = {
         "stage": name,

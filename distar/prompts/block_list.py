@@ -9,7 +9,8 @@ from typing import NamedTuple
 import regex
 
 from distar.errors import PromptError
-from distar.prompts.cleaning import clean
+from distar.prompts.cleaning import clean, unmasked
+from distar.prompts.text import read_lines
 
 _PATTERN_SECONDS = 1.0
 
@@ -45,15 +46,9 @@ def read_block_list(path: Path) -> tuple[BlockListEntry, ...]:
     Raises:
         PromptError: the file is missing or not UTF-8, or a pattern is invalid or matches everything.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise PromptError(
-            f"the block list {path} does not exist; check `block_list` in the profile's prompts"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise PromptError(f"the block list {path} is not UTF-8: {error}; convert it") from None
-    texts = [clean(line) for line in lines]
+    if not path.is_file():
+        raise PromptError(f"the block list {path} does not exist; check `block_list` in the profile's prompts")
+    texts = [clean(line) for line in read_lines(path)]
     return tuple(
         _entry(text, f"{path}, line {number}")
         for number, text in enumerate(texts, start=1)
@@ -67,7 +62,10 @@ def find_blocked(entries: Sequence[BlockListEntry], prompts: Sequence[str]) -> d
     Raises:
         PromptError: a pattern takes longer than a second on a prompt.
     """
-    found = {i: [entry.text for entry in entries if entry.matches(prompt)] for i, prompt in enumerate(prompts)}
+    found = {}
+    for i, prompt in enumerate(prompts):
+        forms = dict.fromkeys((prompt, unmasked(prompt)))  # a character that is not seen hides no word
+        found[i] = [entry.text for entry in entries if any(entry.matches(form) for form in forms)]
     return {i: texts for i, texts in found.items() if texts}
 
 

@@ -12,17 +12,29 @@ _CONTROLS = {
     if not chr(code).isspace()
 }
 _SEPARATORS = regex.compile(r"[\p{P}\s]+")
+_IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 
 
 def clean(text: str) -> str:
-    """Drop control characters, fold white space, and compose characters (Unicode NFC)."""
-    return unicodedata.normalize("NFC", " ".join(text.translate(_CONTROLS).split()))
+    """Drop control characters, fold white space, and compose characters (Unicode NFC).
+
+    Nothing is left of text that shows nothing.
+    """
+    cleaned = unicodedata.normalize("NFC", " ".join(text.translate(_CONTROLS).split()))
+    return cleaned if unmasked(cleaned).strip() else ""
+
+
+def unmasked(prompt: str) -> str:
+    """Write a prompt in plain characters: compatible forms (full width, ligatures) as one, none that is not seen."""
+    return unicodedata.normalize("NFKC", _IGNORABLE.sub("", unicodedata.normalize("NFKC", prompt)))
 
 
 def fold(prompt: str) -> str:
-    """Make the key of a clean prompt: without case and punctuation, words separated by one space.
+    """Make the key of a clean prompt: unmasked, without case and punctuation, words separated by one space.
 
     A prompt of nothing but punctuation is its own key.
     """
-    folded = unicodedata.normalize("NFC", prompt.casefold())
-    return _SEPARATORS.sub(" ", folded).strip() or folded
+    folded = prompt
+    for _ in range(3):  # until nothing changes: what case folding leaves may be compatible with something else
+        folded = unmasked(folded.casefold())
+    return _SEPARATORS.sub(" ", folded).strip() or folded or prompt

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,13 @@ import pyarrow.parquet as pq
 from distar.errors import PromptError
 from distar.prompts import HPSV2_STYLES
 from distar.prompts.params import PromptSourceParams
+from distar.prompts.text import read_lines, read_text
+
+MAX_LENGTH = 20_000
+"""Characters of the longest prompt: what is longer is no prompt, but a file read in the wrong format."""
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
 class Entry(NamedTuple):
@@ -53,6 +59,12 @@ def read_entries(path: Path, params: PromptSourceParams) -> list[Entry]:
             entries = _read_pickle_list(_single_file(path))
         case _:
             raise AssertionError(f"{params} does not keep to its own validation")
+    for number, entry in enumerate(entries, start=1):
+        if len(entry.prompt) > MAX_LENGTH:
+            raise PromptError(
+                f"{path}: prompt {number} has {len(entry.prompt)} characters, expected at most {MAX_LENGTH}; it begins "
+                f"with {entry.prompt[:40]!r}: check `format`, and the file's quotes and line ends"
+            )
     return entries
 
 
@@ -71,43 +83,62 @@ def _single_file(path: Path) -> Path:
     return files[0]
 
 
-def _decoded(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise PromptError(
-            f"the prompt file {path} is not UTF-8: byte {error.object[error.start]:#04x}, line {line}; "
-            "convert it, for example with `iconv -f latin1 -t utf-8`"
-        ) from None
-
-
 def _read_text(path: Path) -> list[Entry]:
-    return [Entry(line) for line in _decoded(path).removesuffix("\n").split("\n")]
+    lines = read_lines(path)
+    if _looks_like_json(lines):
+        raise PromptError(
+            f"{path} holds JSON, and the format is 'text', a prompt a line; set `format: jsonl` and `column`"
+        )
+    return [Entry(line) for line in lines]
+
+
+def _looks_like_json(lines: list[str]) -> bool:
+    """Say whether the first line is an object, or all lines are one list of strings or objects."""
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if first.startswith("{") and first.endswith("}"):
+        return bool(isinstance(row := _json_or_none(first), dict) and row)
+    if first.startswith("[") and lines[-1].rstrip().endswith("]"):
+        items = _json_or_none("\n".join(lines))
+        return isinstance(items, list) and bool(items) and isinstance(items[0], str | dict)
+    return False
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return _parsed_json(text, "")
+    except PromptError:
+        return None
 
 
 def _read_jsonl(path: Path, column: str) -> list[Entry]:
-    entries = []
-    for number, line in enumerate(_decoded(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        row = _parsed_json(line, place)
-        if not isinstance(row, dict):
-            raise PromptError(f"{place}: got {_kind(row)}, expected an object with the field {column!r}")
-        if column not in row:
-            raise PromptError(_no_column(place, column, list(row)))
-        entries.append(Entry(_text(row[column], f"{place}: {column!r}")))
-    return entries
+    text = read_text(path)
+    if text.lstrip().startswith("[") and isinstance(items := _parsed_json(text, f"{path}, line 1"), list):
+        if items and not isinstance(items[0], dict):
+            raise PromptError(
+                f"{path}, line 1: got a list whose items are {_kind(items[0])}, expected an object with the field "
+                f"{column!r} on each line, or a list of such objects; of strings, write one a line, as `format: text`"
+            )
+        return [_field(row, column, f"{path}, item {i}") for i, row in enumerate(items)]
+    lines = enumerate(text.replace("\r", "\n").split("\n"), start=1)  # JSON has neither within a text
+    places = ((line, f"{path}, line {number}") for number, line in lines if line.strip())
+    return [_field(_parsed_json(line, place), column, place) for line, place in places]
+
+
+def _field(row: Any, column: str, place: str) -> Entry:
+    if not isinstance(row, dict):
+        raise PromptError(f"{place}: got {_kind(row)}, expected an object with the field {column!r}")
+    if column not in row:
+        raise PromptError(_no_column(place, column, list(row)))
+    return Entry(_text(row[column], f"{place}: {column!r}"))
 
 
 def _read_csv(path: Path, column: str) -> list[Entry]:
-    if path.suffix.lower() not in _DELIMITERS:
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in _DELIMITERS:
         raise PromptError(
             f"{path}: the name must end in {' or '.join(_DELIMITERS)}, which tells the delimiter; rename it"
         )
-    rows = _rows(path, csv.reader(_lines(path), delimiter=_DELIMITERS[path.suffix.lower()], strict=True), (column,))
+    rows = _rows(path, csv.reader(_lines(path), delimiter=_DELIMITERS[suffix], strict=True), (column,))
     return [Entry(prompt) for (prompt,) in rows]
 
 
@@ -117,7 +148,7 @@ def _read_parti(path: Path) -> list[Entry]:
 
 
 def _lines(path: Path) -> io.StringIO:
-    return io.StringIO(_decoded(path), newline="")
+    return io.StringIO(read_text(path), newline="")
 
 
 def _rows(path: Path, reader: Any, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -152,15 +183,24 @@ def _read_parquet(path: Path, column: str) -> list[Entry]:
 
 def _read_parquet_file(path: Path, column: str) -> list[Entry]:
     try:
-        schema = pq.read_schema(path)
-        if column not in schema.names:
+        with path.open("rb") as file:
+            is_arrow = file.read(6) == b"ARROW1"
+        if is_arrow:
+            table = pa.ipc.open_file(path).read_all()
+            schema = table.schema
+        else:
+            schema, table = pq.read_schema(path), None
+        if schema.names.count(column) != 1:
             raise PromptError(_no_column(str(path), column, schema.names))
         kind = schema.field(column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        values = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not any(is_text(values) for is_text in _TEXTS):
             raise PromptError(f"{path}: the column {column!r} holds {kind}, expected strings; choose another column")
-        return [Entry(value or "") for value in pq.read_table(path, columns=[column]).column(column).to_pylist()]
-    except (pa.ArrowException, OSError) as error:
-        raise PromptError(f"{path} is not a readable parquet file: {error}; fetch or write it again") from error
+        table = pq.read_table(path, columns=[column]) if table is None else table
+        return [Entry(value or "") for value in table.column(column).to_pylist()]
+    except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
+        reason = str(error)[:300] or type(error).__name__
+        raise PromptError(f"{path} is not a readable parquet file: {reason}; fetch or write it again") from error
 
 
 def _read_hpsv2(path: Path) -> list[Entry]:
@@ -171,7 +211,7 @@ def _read_hpsv2(path: Path) -> list[Entry]:
             raise PromptError(
                 f"{file} does not exist; the format 'hpsv2' is a folder of {', '.join(HPSV2_STYLES)}.json"
             )
-        prompts = _parsed_json(_decoded(file), str(file))
+        prompts = _parsed_json(read_text(file), str(file))
         if not isinstance(prompts, list):
             raise PromptError(f"{file}: got {_kind(prompts)}, expected a list of strings")
         entries += [Entry(_text(prompt, f"{file}, item {i}"), style) for i, prompt in enumerate(prompts)]
@@ -179,7 +219,7 @@ def _read_hpsv2(path: Path) -> list[Entry]:
 
 
 def _read_coco(path: Path) -> list[Entry]:
-    content = _parsed_json(_decoded(path), str(path))
+    content = _parsed_json(read_text(path), str(path))
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise PromptError(f"{path}: expected an object with the list 'annotations', as in captions_val2017.json")
     first: dict[int, tuple[int, str]] = {}
@@ -203,10 +243,18 @@ class _ListsOfStrings(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a list of strings has no need of")
 
 
+def _check_places(content: bytes) -> None:
+    """Refuse a pickle that remembers a value at a place far beyond its values: all places before are made."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and not 0 <= int(argument or 0) <= len(content):
+            raise pickle.UnpicklingError(f"it remembers a value at the place {argument}")
+
+
 def _read_pickle_list(path: Path) -> list[Entry]:
     try:
-        with path.open("rb") as file:
-            content = _ListsOfStrings(file).load()
+        content = path.read_bytes()
+        _check_places(content)
+        content = _ListsOfStrings(io.BytesIO(content)).load()
     except Exception as error:  # a damaged pickle can raise anything
         raise PromptError(f"{path} is not a pickled list of strings: {error}; do not trust this file") from error
     if not isinstance(content, list):
@@ -216,9 +264,16 @@ def _read_pickle_list(path: Path) -> list[Entry]:
 
 def _parsed_json(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise PromptError(f"{place} is not JSON: {error}; correct it, or check `format`") from error
+    except RecursionError:
+        raise PromptError(f"{place} is nested too deep to be read; remove that field") from None
+
+
+def _integer(digits: str) -> int | float:
+    """Read a number; one of very many digits, which only a field that is not read may be, as a float."""
+    return int(digits) if len(digits) < 100 else float(digits)
 
 
 def _text(value: Any, place: str) -> str:
@@ -234,4 +289,5 @@ def _kind(value: Any) -> str:
 
 
 def _no_column(place: str, column: str, found: list[str]) -> str:
-    return f"{place}: there is no column {column!r}; it has {', '.join(map(repr, found)) or 'none'}"
+    names = ", ".join(repr(name)[:80] for name in found[:20]) or "none"
+    return f"{place}: there is no column {column!r}; it has {names}"

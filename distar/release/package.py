@@ -73,7 +73,17 @@ def _render(template: str, card: Card) -> str:
     environment = Environment(  # noqa: S701  Markdown, not HTML: nothing to escape
         loader=PackageLoader("distar.release"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
+    environment.filters["as_python"] = _as_python
     return environment.get_template(template).render(card=card)
+
+
+def _as_python(value: object) -> str:
+    """Write a value as Python code: text in ", what is not printed or would end a fence of Markdown as an escape."""
+    if not isinstance(value, str):
+        return repr(value)
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n"}
+    text = "".join(escapes.get(char) or (char if char.isprintable() else ascii(char)[1:-1]) for char in value)
+    return '"' + text.replace("```", "\\x60" * 3) + '"'
 
 
 def copy_into(folder: Path, *files: Path) -> None:

@@ -43,7 +43,16 @@ from distar.training.distribution import (
 )
 from distar.training.draws import Draws, PromptData, ahead
 from distar.training.ema import ExponentialMovingAverage
-from distar.training.monitors import Interval, Movement, Probe, check_finite, check_moved, check_probe
+from distar.training.monitors import (
+    IMAGES_PER_PROBE_PROMPT,
+    Interval,
+    Movement,
+    Probe,
+    check_finite,
+    check_moved,
+    check_probe,
+    draw_probe,
+)
 from distar.training.optimizer import build_optimizer
 from distar.training.params import AssistantParams, GeneratorParams, TrainParams
 from distar.training.step import (
@@ -54,8 +63,6 @@ from distar.training.step import (
     assistant_step,
     generator_step,
 )
-
-_IMAGES_PER_PROBE_PROMPT = 2
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -151,7 +158,7 @@ class Training:
             self._look()
         interval = Interval(self.accelerator.device)
         movements = {
-            name: Movement(name, player.module, self.accelerator)
+            name: Movement(name, player.module, player.optimizer, self.accelerator)
             for name, player in (("generator", self.generator), ("assistant", self.assistant))
         }
         batches = ahead(self.draws, self._purposes())
@@ -253,16 +260,15 @@ class Training:
     ) -> tuple[Probe | None, Tensor, PromptEmbedding]:
         rng = draws(self.seed, "probe")
         chosen = torch.randperm(len(data.prompts), generator=rng)[: self.params.monitors.num_probe_prompts]
-        index = chosen.repeat_interleave(_IMAGES_PER_PROBE_PROMPT)
-        noise = torch.randn(len(index), *self.family.latent_shape, generator=rng)
-        device = self.accelerator.device
-        drawn = noise.to(device), data.embedding[index].to(device, torch.float32)
+        index = chosen.repeat_interleave(IMAGES_PER_PROBE_PROMPT)
+        drawn = torch.randn(len(index), *self.family.latent_shape, generator=rng), data.embedding[index]
         if features is None:
             return None, *drawn
         watched = {*self.params.rewards, *self.params.held_out_rewards}
         probe = Probe(
             prompts=tuple(data.prompts[i] for i in index.tolist()),
-            num_images_per_prompt=_IMAGES_PER_PROBE_PROMPT,
+            num_images_per_prompt=IMAGES_PER_PROBE_PROMPT,
+            batch_size=self.params.reward_micro_batch_size,
             decode=self.family.decode,
             rewards={name: reward for name, reward in self.rewards.items() if name in watched},
             features=features,
@@ -273,14 +279,26 @@ class Training:
         scale, steps = self.params.guidance_scale, self.params.monitors.num_probe_reference_steps
         if self.probe is not None:
             with self.accelerator.autocast():
-                latents = sample_ddim(self.reference, self.probe_noise, self.probe_embedding, steps, scale)
+                latents = draw_probe(
+                    lambda noise, prompt: sample_ddim(self.reference, noise, prompt, steps, scale),
+                    self.probe_noise,
+                    self.probe_embedding,
+                    self.params.frozen_micro_batch_size,
+                    self.accelerator.device,
+                )
                 self.reference_figures = self.probe.look(latents)
         self.reference_figures = from_first(self.reference_figures)
 
     @torch.no_grad()
     def _look(self) -> None:
         with self.accelerator.autocast(), self.ema.in_place():
-            latents = self.generator.module(self.probe_noise, self.probe_embedding)
+            latents = draw_probe(
+                self.generator.module,
+                self.probe_noise,
+                self.probe_embedding,
+                self.params.micro_batch_size,
+                self.accelerator.device,
+            )
             figures = from_first(self.probe.look(latents) if self.probe is not None else {})
         self.probes.append({"iteration": self.iteration, **figures})
         check_probe(figures, self.reference_figures, list(self.params.rewards), self.params.monitors, self.iteration)

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from distar.diffusion.prompt import PromptEmbedding
 from distar.errors import TrainingError
 from distar.evaluation.metrics import pairwise_distance, picture_statistics
 from distar.rewards.cosine import CosineReward
@@ -25,6 +26,7 @@ from distar.training.distribution import local
 from distar.training.params import MonitorParams
 
 NUM_TIMESTEP_BINS = 4
+IMAGES_PER_PROBE_PROMPT = 2
 
 _MOVEMENT_SAMPLE = 2**20
 
@@ -73,27 +75,44 @@ class Interval:
 
 
 class Movement:
-    """How far a network moved since it was last asked, by a sample of what of it is trained."""
+    """How far a network moved since it was last asked, by a sample of what of it is trained.
 
-    def __init__(self, name: str, module: nn.Module, accelerator: Accelerator) -> None:
+    The first time, only what had a gradient that is not zero counts: until an adapter's B has left zero, its A has none
+    and cannot move. From then on everything counts, so that a network that no gradient reaches is noticed.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+    ) -> None:
         self._name = name
         self._accelerator = accelerator
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._every = math.ceil(sum(local(parameter).numel() for parameter in self._trained) / _MOVEMENT_SAMPLE)
         self._before = self._sample()
+        self._counts = torch.zeros_like(self._before, dtype=torch.bool)
+        self._hook = optimizer.register_step_pre_hook(self._count_gradients)
 
     def figures(self) -> dict[str, float]:
-        """Return ‖Δθ‖/‖θ‖ and the share of parameters that changed at all."""
+        """Return ‖Δθ‖/‖θ‖ and the share of parameters that changed at all; 0 of a network that has no gradient."""
         now = self._sample()
         change = now - self._before
-        sums = [change.square(), self._before.square(), change.ne(0).float(), torch.ones_like(now)]
+        sums = [change.square(), self._before.square(), change.ne(0).logical_and(self._counts).float(), self._counts]
         summed: Any = self._accelerator.reduce(torch.stack([values.sum() for values in sums]), "sum")
         moved, size, changed, count = summed.tolist()
         self._before = now
-        return {f"{self._name}_relative_update": (moved / size) ** 0.5, f"{self._name}_moved": changed / count}
+        self._hook.remove()
+        self._counts = torch.ones_like(self._counts)
+        return {f"{self._name}_relative_update": (moved / size) ** 0.5, f"{self._name}_moved": changed / max(count, 1)}
 
     def _sample(self) -> Float[Tensor, " n"]:
-        return torch.cat([local(parameter.detach()).flatten()[:: self._every] for parameter in self._trained])
+        return torch.cat([self._sample_of(parameter.detach()) for parameter in self._trained])
+
+    def _sample_of(self, tensor: Tensor) -> Tensor:
+        return local(tensor).flatten()[:: self._every]
+
+    def _count_gradients(self, *_: object) -> None:
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in self._trained]
+        self._counts |= torch.cat([self._sample_of(gradient).ne(0) for gradient in gradients])
 
 
 def check_moved(figures: dict[str, float], params: MonitorParams, iteration: int) -> None:
@@ -130,40 +149,71 @@ class Probe:
     """Fixed prompts and noise on which pictures are compared throughout a run.
 
     `num_images_per_prompt` consecutive pictures share a prompt. `rewards` that are not trained stand on the CPU between
-    two looks, and leave the device's memory to training.
+    two looks, and leave the device's memory to training. Decoder and rewards take `batch_size` pictures at once, and
+    decoded pictures wait on the CPU: what a device must hold does not grow with the number of prompts.
     """
 
     prompts: tuple[str, ...]
     num_images_per_prompt: int
+    batch_size: int
     decode: Callable[[Tensor], Tensor]
     rewards: dict[str, Reward]
     features: CosineReward
 
-    @torch.no_grad()
     def look(self, latents: Float[Tensor, "b c h w"]) -> dict[str, float]:
         """Measure the pictures that these latents decode to."""
-        images = self.decode(latents)
-        with _moved(self.features, images.device):
-            features = self.features.image_features(images)
+        return {name: value.item() for name, value in self.figures(latents).items()}
+
+    @torch.no_grad()
+    def figures(self, latents: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, ""]]:
+        """Measure as `look` does, and leave the figures on the device."""
+        device, pictures, statistics = latents.device, [], []
+        for start in range(0, len(latents), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            images = self.decode(latents[part])
+            statistics.append(picture_statistics(images))
+            pictures.append((images.cpu(), self.prompts[part]))
+
+        def in_parts(model: Reward, measure: Callable[[Tensor, Sequence[str]], Tensor]) -> Tensor:
+            with _moved(model, device):
+                return torch.cat([measure(images.to(device), prompts) for images, prompts in pictures])
+
+        features = in_parts(self.features, lambda images, _: self.features.image_features(images))
         figures = {
-            "latent_mean": latents.mean().item(),
-            "latent_std": latents.std().item(),
-            "latent_rms": latents.square().mean().sqrt().item(),
-            "diversity": pairwise_distance(features, self.num_images_per_prompt).mean().item(),
-            **{name: value.mean().item() for name, value in picture_statistics(images).items()},
+            "latent_mean": latents.mean(),
+            "latent_std": latents.std(),
+            "latent_rms": latents.square().mean().sqrt(),
+            "diversity": pairwise_distance(features, self.num_images_per_prompt).mean(),
+            **{name: torch.cat([part[name] for part in statistics]).mean() for name in statistics[0]},
         }
         for name, reward in self.rewards.items():
-            with _moved(reward, images.device):
-                scores = reward(images, self.prompts)
-            figures[f"reward_{name}"] = scores.mean().item()
-            figures[f"reward_{name}_std"] = scores.std().item()
+            scores = in_parts(reward, reward)
+            figures |= {f"reward_{name}": scores.mean(), f"reward_{name}_std": scores.std()}
         return figures
+
+
+def draw_probe(
+    draw: Callable[[Tensor, PromptEmbedding], Tensor],
+    noise: Float[Tensor, "b c h w"],
+    embedding: PromptEmbedding,
+    batch_size: int,
+    device: torch.device,
+) -> Float[Tensor, "b c h w"]:
+    """Draw the probe's latents on a device, `batch_size` at once; noise and embedding stay where they are."""
+    latents = []
+    for start in range(0, len(noise), batch_size):
+        part = slice(start, start + batch_size)
+        latents.append(draw(noise[part].to(device), embedding[part].to(device, torch.float32)))
+    return torch.cat(latents)
 
 
 @contextmanager
 def _moved(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Have a module on a device for a while."""
     home = next((parameter.device for parameter in module.parameters()), device)
+    if home == device:
+        yield
+        return
     module.to(device)
     try:
         yield

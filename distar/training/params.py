@@ -71,6 +71,7 @@ class MonitorParams(_Strict):
     a trained reward exceeds the reference's mean by `max_reward_excess` of its standard deviations: a linear
     reward is unbounded, the divergence's gradient is not. It also stops if, between two log lines, less than the share
     `min_moved` of a trained network's parameters changed: updates are too small for the numbers that hold the weights.
+    At the first line, what had no gradient yet is left out: half of each adapter has none at the first update.
     """
 
     log_every: int = Field(gt=0)
@@ -89,7 +90,7 @@ class TrainParams(_Strict):
     the samples of an update on all processes together, `micro_batch_size` those that one process takes at once,
     and while the generator's graph of these is held, assistant and reference take `frozen_micro_batch_size` of them
     at once (the guided reference each twice, with its prompt and without), decoder and rewards
-    `reward_micro_batch_size`.
+    `reward_micro_batch_size`. The probe between updates is cut in the same way.
     `gradient_checkpointing` computes activations again when they are needed, rather than keep them: those of the
     decoder, or of all networks; `channels_last` lays pictures out in memory as GPUs' convolutions read them, though
     not PyTorch's group norms, which turn them back; `compile` compiles the networks' transformer blocks, and leaves

@@ -93,7 +93,11 @@ def test_whole_chain_and_plain_diffusers(family_name: str, project: Path) -> Non
 def test_the_cards_snippet_draws_without_this_project(family_name: str, project: Path) -> None:
     for stage in STAGES:
         assert main([stage]) == 0, stage
-    card = (paths.RELEASE / "README.md").read_text()
+    assert_snippet_draws_the_first_prompt(project)
+
+
+def assert_snippet_draws_the_first_prompt(project: Path) -> None:
+    card = (paths.RELEASE / "README.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     snippet = snippet.replace("path/to/this/folder", str((project / paths.RELEASE).resolve()))
     blocked = "import sys; sys.modules['distar'] = None\n"  # an import of it would fail
@@ -107,6 +111,15 @@ def test_the_cards_snippet_draws_without_this_project(family_name: str, project:
         ours = family.decode(generator(noise, Embeddings(paths.EVALUATION_EMBEDDINGS)[torch.tensor([0])]))
     theirs = torch.from_numpy(np.array(Image.open(project / "picture.png"))).permute(2, 0, 1) / 255
     assert (ours[0] - theirs).abs().max() <= 1 / 255
+
+
+@pytest.mark.slow
+def test_the_cards_snippet_draws_any_prompt(project: Path) -> None:
+    prompt = """\U0001f31f "it's" a \\ {{ x }} ``` \u202e red star on a white background"""
+    (project / "prompts" / "evaluation.txt").write_text(f"{prompt}\na red star on white\n", encoding="utf-8")
+    for stage in STAGES:
+        assert main([stage]) == 0, stage
+    assert_snippet_draws_the_first_prompt(project)
 
 
 def test_nothing_is_trained_in_no_steps(project: Path) -> None:

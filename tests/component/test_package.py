@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,37 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a red star",
+        "\U0001f31f a red star \U0001f469\u200d\U0001f680",
+        'it\'s a "red" star \\ \\n \\N{DIGIT ONE}',
+        "a red star\n\r\t\0\x85\u2028end",
+        "{{ card }} {% raw %} {# x #} # %s {0}",
+        "``` a `b` ```` c",
+        "\u202ea red star\u202c \u200f\u05d0 \u0639\u0631\u0628\u064a \u7528\u6237",
+        "</code><script>&amp;",
+    ],
+)
+def test_the_cards_code_holds_the_prompt_as_it_is(prompt: str, folder: Path) -> None:
+    write_card(
+        a_card(example_prompt=prompt, call_options={"clean_caption": False, "mode": "a 'b'"}), folder / "README.md"
+    )
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    assert "```" not in snippet
+    assert snippet.isascii() or all(char.isprintable() or char == "\n" for char in snippet)
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(snippet))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "pipeline"
+    ]
+    assert ast.literal_eval(call.args[0]) == prompt
+    options = {keyword.arg: keyword.value for keyword in call.keywords}
+    assert (ast.literal_eval(options["clean_caption"]), ast.literal_eval(options["mode"])) == (False, "a 'b'")
 
 
 def test_the_card_names_repositories_of_the_hub(folder: Path) -> None:

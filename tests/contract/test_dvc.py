@@ -29,6 +29,7 @@ PRESENTATION = {
     "distar.evaluation.params",  # its values are DVC parameters
     "distar.git",
     "distar.imports",
+    "distar.launch",
     "distar.lineage",
     "distar.lineage.device",
     "distar.lineage.pipeline",

@@ -52,6 +52,30 @@ def test_encoding_prompts_waits_for_transformers_alone(project: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "GOMP_SPINCOUNT = '0'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+        ({"GOMP_SPINCOUNT": "1234"}, "GOMP_SPINCOUNT = '1234'"),
+    ],
+)
+def test_threads_wait_without_spinning_unless_asked_to(project: Path, asked: dict[str, str], expected: str) -> None:
+    """What OpenMP itself says that it read."""
+    assert main(["prompts"]) == 0
+    assert main(["reference"]) == 0
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    result = subprocess.run(
+        [sys.executable, "-m", "distar", "embeddings"],
+        env={**inherited, "PYTHONPATH": str(REPOSITORY), "OMP_DISPLAY_ENV": "verbose", **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert expected in result.stderr
+
+
 def test_garbage_is_looked_for_after_the_imports_and_not_among_them(project: Path) -> None:
     program = "import gc; from distar.__main__ import main; main(['prompts'])"
     command = [sys.executable, "-c", f"{program}; print(gc.isenabled(), gc.get_freeze_count())"]

@@ -17,7 +17,7 @@ from distar.prompts.near_duplicates import find_near_duplicates
 from distar.prompts.params import PromptSourceParams
 from distar.prompts.sets import filtered_set
 
-LINES = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=30), max_size=20)
+LINES = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), max_size=30), max_size=20)
 CAPTIONS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=24).map(" ".join), max_size=12)
 
 
@@ -36,6 +36,22 @@ def test_cleaning_is_idempotent(text: str) -> None:
 @settings(max_examples=300, deadline=None)
 def test_folding_leaves_something_of_every_prompt(prompt: str) -> None:
     assert bool(fold(prompt)) == bool(prompt)
+
+
+@given(st.text().map(clean))
+@settings(max_examples=300, deadline=None)
+def test_folding_is_idempotent(prompt: str) -> None:
+    assert fold(fold(prompt)) == fold(prompt)
+
+
+@pytest.mark.parametrize("text", ["\u200b", " \u2060 \ufeff", "\u202e\u202c", "\u3164", "\x00\x1b", "\ud800"])
+def test_text_that_shows_nothing_is_empty(text: str) -> None:
+    assert clean(text) == ""
+
+
+def test_cleaning_leaves_what_shows_as_it_is() -> None:
+    shown = "ａ r\u200bed \U0001f469\u200d\U0001f680 star\u200f"
+    assert clean(shown) == shown
 
 
 @given(LINES)
@@ -103,9 +119,24 @@ def test_resembling_a_dropped_prompt_is_no_reason() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("A Red Star!", "a red star"), ("t-shirt, blue", "T shirt blue"), ("Straße", "STRASSE"), ("“moon”", '"moon"')],
+    [
+        ("A Red Star!", "a red star"),
+        ("t-shirt, blue", "T shirt blue"),
+        ("Straße", "STRASSE"),
+        ("“moon”", '"moon"'),
+        ("ａ ｒｅｄ ｓｔａｒ！", "a red star"),
+        ("a\u3000red\u00a0star", "a red star"),
+        ("a r\u200bed st\u2060ar\ufeff", "a red star"),
+        ("\u202ea red star\u202c\u200f", "a red star"),
+        ("a re\u00add \ufe0fstar\u034f", "a red star"),
+        ("ﬁne oﬃce", "fine office"),
+        ("ｶﾞﾗｽ", "ガラス"),
+        ("①", "1"),
+        ("K", "\u212a"),
+        ("café", "cafe\u0301"),
+    ],
 )
-def test_case_and_punctuation_fold(one: str, other: str) -> None:
+def test_what_reads_the_same_folds(one: str, other: str) -> None:
     assert fold(clean(one)) == fold(clean(other))
 
 
