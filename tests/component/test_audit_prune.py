@@ -324,6 +324,7 @@ def test_the_worktree_of_a_run_stays_until_the_run_is_killed(
 ) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
     git("commit", "-qm", "dvc")
+    Path(".dvc/cache").mkdir()  # the run's worktree links to it
     clean = state(workspace.parent)
     with process(RUN_IN_WORKTREE, Path()) as run:
         (parent,) = Path(tempfile.gettempdir()).glob("distar-worktree-*")
