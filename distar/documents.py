@@ -95,7 +95,15 @@ def validated(model: type[T], value: Any, shown_as: str, error: type[DistarError
         return TypeAdapter(model).validate_python(value)
     except ValidationError as problem:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problem.errors()[:3]]
-        raise error(f"{shown_as} does not have the form that is expected: {'; '.join(faults)}") from None
+        told = printable("; ".join(faults))
+        raise error(f"{shown_as} does not have the form that is expected: {told}") from None
+
+
+def printable(text: str) -> str:
+    """Write what a terminal obeys, or what cannot be encoded, as escapes; line ends stay."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def _text(content: bytes, limit: int) -> str:
@@ -204,4 +212,4 @@ def _reason(problem: Exception, content: bytes) -> str:
         case UnicodeDecodeError():
             return f"it is not UTF-8 ({problem.reason} at byte {problem.start})"
         case _:
-            return str(problem)[:500] or type(problem).__name__
+            return printable(str(problem)[:500]) or type(problem).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -287,39 +287,37 @@ def _damaged(draw: DrawFn, content: bytes, splices: SearchStrategy[bytes]) -> by
     start = draw(st.integers(0, len(content)))
     end = min(len(content), start + draw(st.integers(1, 40)))
     before, piece, after = content[:start], content[start:end], content[end:]
-    match draw(st.sampled_from(("flip", "delete", "duplicate", "insert", "line", "cut", "conflict", "encoding"))):
-        case "flip":
-            return before + bytes(byte ^ 1 << draw(st.integers(0, 7)) for byte in piece[:1]) + piece[1:] + after
-        case "delete":
-            return before + after
-        case "duplicate":
-            return before + piece * draw(st.sampled_from((2, 3, 1000))) + after
-        case "insert":
-            return before + draw(splices) + piece + after
-        case "line":
-            lines = content.splitlines(keepends=True)
-            at = draw(st.integers(0, max(0, len(lines) - 1)))
-            return b"".join(lines[:at] + lines[at : at + 1] * 2 + lines[at + 1 :])
-        case "cut":
-            return before
-        case "conflict":
-            lines = content.splitlines(keepends=True)
-            at = draw(st.integers(0, len(lines)))
-            ours = [b"<<<<<<< HEAD\n", *lines[at : at + 1], b"=======\n", *lines[at : at + 1], b">>>>>>> theirs\n"]
-            return b"".join(lines[:at] + ours + lines[at + 1 :])
-        case _:
-            return draw(
-                st.sampled_from(
-                    (
-                        b"\xef\xbb\xbf" + content,
-                        content.decode("latin-1").encode("utf-16"),
-                        content.decode("latin-1").encode("utf-32"),
-                        content.replace(b"\n", b"\r\n"),
-                        content.replace(b"\n", b"\r"),
-                        base64.b64encode(content),
-                    )
+    lines = content.splitlines(keepends=True)
+    at = draw(st.integers(0, max(0, len(lines) - 1)))
+    above, line, below = (b"".join(part) for part in (lines[:at], lines[at : at + 1], lines[at + 1 :]))
+    as_text = content.decode("latin-1")
+    return draw(
+        st.one_of(
+            st.integers(0, 7).map(
+                lambda bit: before + bytes(byte ^ 1 << bit for byte in piece[:1]) + piece[1:] + after
+            ),
+            splices.map(lambda splice: before + splice + piece + after),
+            st.sampled_from((2, 3, 1000)).map(lambda times: before + piece * times + after),
+            st.sampled_from(
+                (
+                    before,
+                    before + after,
+                    above + line + line + below,
+                    above + b"<<<<<<< HEAD\n" + line + b"=======\n" + line + b">>>>>>> theirs\n" + below,
                 )
-            )
+            ),
+            st.sampled_from(
+                (
+                    b"\xef\xbb\xbf" + content,
+                    as_text.encode("utf-16"),
+                    as_text.encode("utf-32"),
+                    content.replace(b"\n", b"\r\n"),
+                    content.replace(b"\n", b"\r"),
+                    base64.b64encode(content),
+                )
+            ),
+        )
+    )
 
 
 def _paths(value: Any, path: Path = ()) -> list[Path]:
@@ -342,36 +340,29 @@ def _get(tree: Any, path: Path) -> Any:
 
 def _text(value: Any, edits: Mapping[Path, Edit] | None = None, path: Path = ()) -> str:
     """Write a tree as JSON, one entry a line, with some of its values edited."""
-    entries: list[str] = []
     match value:
         case dict():
-            for key, content in value.items():
-                place = (*path, key)
-                written = f"{json.dumps(key)}: {_text(content, edits, place)}"
-                match (edits or {}).get(place):
-                    case Edit("replace", text):
-                        entries.append(f"{json.dumps(key)}: {text}")
-                    case Edit("remove"):
-                        pass
-                    case Edit("twice", text):
-                        entries += [written, f"{json.dumps(key)}: {text}"]
-                    case Edit("rename", text):
-                        entries.append(f"{text}: {_text(content, edits, place)}")
-                    case _:
-                        entries.append(written)
-            return "{" + ",\n".join(entries) + "}"
+            parts = [(key, json.dumps(key), content) for key, content in value.items()]
+            return "{" + ",\n".join(_entries(parts, edits or {}, path)) + "}"
         case list():
-            for index, content in enumerate(value):
-                place = (*path, index)
-                match (edits or {}).get(place):
-                    case Edit("replace" | "rename", text):
-                        entries.append(text)
-                    case Edit("remove"):
-                        pass
-                    case Edit("twice", text):
-                        entries += [_text(content, edits, place), text]
-                    case _:
-                        entries.append(_text(content, edits, place))
-            return "[" + ",\n".join(entries) + "]"
+            parts = [(index, "", content) for index, content in enumerate(value)]
+            return "[" + ",\n".join(_entries(parts, edits or {}, path)) + "]"
         case _:
             return json.dumps(value)
+
+
+def _entries(parts: Sequence[tuple[str | int, str, Any]], edits: Mapping[Path, Edit], path: Path) -> Iterator[str]:
+    for part, key, content in parts:
+        named = f"{key}: " if key else ""
+        written = _text(content, edits, (*path, part))
+        match edits.get((*path, part)):
+            case Edit("replace", text):
+                yield named + text
+            case Edit("remove"):
+                pass
+            case Edit("twice", text):
+                yield from (named + written, named + text)
+            case Edit("rename", text):
+                yield f"{text}: {written}" if key else written
+            case _:
+                yield named + written
