@@ -20,9 +20,11 @@ from distar.commands.models import add_models
 from distar.commands.release import add_release
 from distar.commands.score import add_score
 from distar.commands.tiny import add_tiny
+from distar.credentials import refuse_credentials
 from distar.errors import DistarError, ParameterError
 from distar.imports import lasting_imports
 from distar.processes import end_process
+from distar.secrets import print_exception
 
 STAGES = {
     "prompts": "clean the prompt sources; check that training and evaluation share none",
@@ -41,6 +43,7 @@ _ON_MANY_PROCESSES = ("baseline", "train", "evaluate")
 
 def run() -> NoReturn:
     """Be the process: run its command and end with the status."""
+    sys.excepthook = print_exception
     end_process(main())
 
 
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the process's exit status."""
     options = parser().parse_args(arguments)
     try:
+        refuse_credentials({name: str(value) for name, value in vars(options).items() if name != "run"}, "argument")
         return options.run(options) or 0
     except DistarError as error:
         print(f"distar {options.command}: {type(error).__name__}: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -33,6 +34,27 @@ T = TypeVar("T")
 
 class _LimitError(ValueError):
     """A document breaks one of the limits."""
+
+
+def content_of(path: Path, error: type[DistarError], if_missing: str) -> bytes:
+    """Read a document's file, no further than a document may go.
+
+    Args:
+        path: the file.
+        error: what is raised.
+        if_missing: what to do if there is no such file.
+
+    Raises:
+        DistarError: `error`: there is no such file, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise error(f"{path} does not exist; {if_missing}") from None
+    except (OSError, ValueError) as problem:  # a folder, no permission; a name that holds NUL or is too long
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise error(f"{printable(str(path))[:500]} cannot be read: {reason}") from None
 
 
 def read_json(content: bytes, shown_as: str, error: type[DistarError]) -> Any:

@@ -9,3 +9,7 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 with lasting_imports():
     import prefect.main  # noqa: F401  here alone, since all flows need it
+
+from flows.logs import redact_logs
+
+redact_logs()

@@ -29,8 +29,10 @@ from prefect.schedules import Cron, Interval, Schedule
 from rich.console import Console
 from rich.table import Column, Table
 
+from distar.credentials import refuse_more_than_an_address
 from distar.errors import DistarError, ParameterError
 from distar.release.storage import open_store
+from distar.secrets import print_exception
 from distar.shared_params import PARAMS_PATH, RootParams, ScheduleParams, load_shared
 from flows import gpu
 from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED, check_server
@@ -57,6 +59,7 @@ def deployments(shared: RootParams, store: str | None) -> list[RunnerDeployment]
     schedule, watched = shared.retrain.schedule, shared.retrain.watch
     changes: dict[str, Any] = {}
     if store is not None:
+        refuse_more_than_an_address(store, "--store")
         open_store(store)
         changes = {"changes": {"publish.url": store, "publish.endpoint_url": None}}
     watching = {"prompts": watched.prompts, "margin": watched.margin} if watched else {}
@@ -207,4 +210,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from prefect.events import Event, Resource, get_events_client
 
 from distar.errors import DistarError, ParameterError
+from distar.secrets import print_exception
 from flows.events import PROMPTSET_PUBLISHED, check_server
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -53,4 +54,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

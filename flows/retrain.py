@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import httpx
 from prefect import flow, get_run_logger, task
@@ -33,15 +33,29 @@ from pydantic import Field, ValidationError
 
 from distar import paths
 from distar.audit.evidence import gather
+from distar.credentials import refuse_credentials
+from distar.documents import validated
 from distar.errors import DistarError, ParameterError, ReleaseError, StorageError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
+from distar.secrets import print_exception
 from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
 from flows.commands import CommandError
-from flows.pipeline import CHAMPION, PUBLISH, bring_up_to_date, run, show_metrics, show_timings, stages, tag_run
+from flows.pipeline import (
+    CHAMPION,
+    PUBLISH,
+    bring_up_to_date,
+    read_receipt,
+    run,
+    show_metrics,
+    show_timings,
+    stages,
+    tag_run,
+)
+from flows.remote import copy_remote, default_remote
 
 LATEST = "latest"
 
@@ -49,6 +63,30 @@ _BRANCHES = "retrain"
 _TRIES_TO_PROMOTE = 5
 _SECONDS_BETWEEN_TRIES = (10.0, 60.0)
 _PATIENT = {"retries": len(_SECONDS_BETWEEN_TRIES), "retry_delay_seconds": list(_SECONDS_BETWEEN_TRIES)}
+
+
+class _Publish(TypedDict):
+    url: str
+    endpoint_url: str | None
+
+
+class _Shared(TypedDict):
+    """What params.yaml must say for a retrain, whatever else it says at that commit."""
+
+    profile: str
+    publish: _Publish
+
+
+class _Evaluate(TypedDict):
+    compare_by: str
+    judge: str | None
+    rewards: list[str]
+
+
+class _Profile(TypedDict):
+    """What the profile must say for the gate."""
+
+    evaluate: _Evaluate
 
 
 @dataclass(frozen=True)
@@ -66,8 +104,13 @@ class Plan:
     told: dict[str, str]
 
     def store(self) -> Store:
-        """Open the store of releases; a folder is the workspace's."""
-        publish = self.changed.shared["publish"]
+        """Open the store of releases; a folder is the workspace's.
+
+        Raises:
+            ParameterError: params.yaml does not say where it is, or not as expected.
+        """
+        shared = validated(_Shared, self.changed.shared, f"{PARAMS} at {self.commit[:12]}", ParameterError)
+        publish = shared["publish"]
         return open_store(publish["url"], publish["endpoint_url"])
 
     def gate(self) -> GateParams:
@@ -78,7 +121,7 @@ class Plan:
         """
         try:
             return GateParams.model_validate(self.changed.shared["retrain"]["gate"])
-        except KeyError:
+        except (KeyError, TypeError):
             raise ParameterError(f"{PARAMS} at {self.commit[:12]} has no retrain.gate; see docs/gate.md") from None
         except ValidationError as error:
             wrong = [".".join(map(str, one["loc"])) + f": got {one['input']!r}: {one['msg']}" for one in error.errors()]
@@ -109,12 +152,15 @@ def make_plan(revision: str, profile: str | None, changes: Mapping[str, Any], re
         ParameterError: there is no such revision, profile or parameter.
     """
     commit = _commit(revision)
+    refuse_credentials(reason, "reason")
     changes = {**({} if profile is None else {"profile": profile}), **changes}
     changed = changed_parameters(commit, changes)
     told = {"Reason": reason, "Revision": f"{commit} ({revision})"}
     told |= {"Changes": ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())} if changes else {}
     plan = Plan(commit, changed, told)
+    plan.store()
     own = changed.profile
+    validated(_Profile, own, str(changed.profile_path), ParameterError)
     plan.gate().check_covers(own["evaluate"]["compare_by"], Evaluated([], [], {}, own, {}).held_out)
     return plan
 
@@ -123,7 +169,7 @@ def make_plan(revision: str, profile: str | None, changes: Mapping[str, Any], re
 def publish(folder: Path) -> str:
     """Publish the release to the workspace's store and leave all aliases where they are; return its id."""
     run([sys.executable, "-m", "distar", "publish", "--project", str(Path.cwd()), "--no-latest"], folder)
-    return json.loads((folder / paths.RECEIPT).read_text(encoding="utf-8"))["release"]
+    return read_receipt(folder / paths.RECEIPT)["release"]
 
 
 def _store_failed(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -168,14 +214,11 @@ def decide(plan: Plan, folder: Path, release: str, branch: str) -> Outcome:
 @task(cache_policy=NO_CACHE, **_PATIENT)
 def push(folder: Path) -> None:
     """Push what DVC keeps of the run to the workspace's default remote, if it has one."""
-    settings = dict(line.split("=", 1) for line in output_of([*DVC, "config", "--list"]).splitlines())
-    remote = settings.get("core.remote")
+    workspace = Path()
+    remote = default_remote(workspace)
     if remote is None:
         return
-    wanted = ("core.remote", f"remote.{remote}.")
-    for key, value in settings.items():  # the workspace's own settings are not in git, and its paths are relative to it
-        if key.startswith(wanted):
-            output_of([*DVC, "config", "--local", key, value], folder)
+    copy_remote(remote, workspace, folder)
     run([*DVC, "push", "--run-cache"], folder)
 
 
@@ -286,8 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reason", default="by hand", help="why, for the record")
     options = parser.parse_args(arguments)
     try:
+        refuse_credentials(vars(options), "argument")
         outcome = retrain(options.revision, options.profile, dict(options.changes), options.reason)
-    except (DistarError, CommandError) as error:
+    except DistarError as error:
         print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except httpx.TransportError as error:
@@ -303,4 +347,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

@@ -10,9 +10,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from distar.audit.repository import Repository
-from distar.lineage.secrets import without_secrets
 from distar.lineage.stated import Stated
 from distar.paths import RELEASE
+from distar.secrets import without_secrets
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from distar.audit.page import Page, Rows, Status
 from distar.audit.repository import Repository
 from distar.errors import ReleaseError
 from distar.lineage.provenance import MANIFEST_SUBJECT
-from distar.lineage.secrets import without_secrets
 from distar.release import releases
 from distar.release.signing import Finding, check_signatures
 from distar.release.storage import Store
+from distar.secrets import without_secrets
 
 Outcome = Literal["holds", "gap", "note"]
 

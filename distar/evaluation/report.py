@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from distar.documents import content_of, read_json, validated
+from distar.errors import DistarError
 from distar.evaluation.published import Comparison
 
 _THUMBNAIL = 128
@@ -123,7 +125,9 @@ def _curves(report: Report) -> str:
         rows = list(csv.DictReader(file))
     if not rows:
         return ""  # nothing was trained
-    reference = json.loads(report.probe_reference_path.read_text(encoding="utf-8"))
+    path = report.probe_reference_path
+    content = read_json(content_of(path, DistarError, "run `dvc repro -f train`"), str(path), DistarError)
+    reference = validated(dict[str, float], content, str(path), DistarError)
     iterations = [int(row["iteration"]) for row in rows]
     names = [name for name in rows[0] if name.startswith("reward_") and not name.endswith("_std")]
     names += ["diversity", "saturation"]

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distar.credentials import refuse_in_environment
 from distar.errors import StorageError
 from distar.fetching.parallel import NUM_THREADS
 from distar.fetching.source import FileMissingError, Known, Pin, Reading, TemporaryError, below, possible_places
@@ -51,10 +52,15 @@ _TOLD = {  # by what the store calls it, or by the status alone: a HEAD is answe
 
 
 def s3_client(endpoint_url: str | None = None) -> Any:
-    """Make a client from the environment; `endpoint_url`, or AWS_ENDPOINT_URL, names a store other than Amazon's."""
+    """Make a client from the environment; `endpoint_url`, or AWS_ENDPOINT_URL, names a store other than Amazon's.
+
+    Raises:
+        ParameterError: such a variable holds more than an address.
+    """
     import boto3
     from botocore.config import Config
 
+    refuse_in_environment("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
     config = Config(
         connect_timeout=10, read_timeout=30, max_pool_connections=2 * NUM_THREADS, retries={"mode": "standard"}
     )

@@ -22,7 +22,7 @@ from typing import Any
 from distar.atomic import written_whole
 from distar.hashing import pin_file, pin_folder, sha256_of
 from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
-from distar.lineage.secrets import without_secrets
+from distar.secrets import without_secrets
 
 LOCK_PATH = Path("requirements/lock.txt")
 _LIBRARIES = (

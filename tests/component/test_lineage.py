@@ -21,7 +21,7 @@ from distar.hashing import sha256_of
 from distar.lineage.provenance import PREDICATE_TYPE
 from distar.lineage.record import digests
 from distar.lineage.runs import runs_behind
-from distar.lineage.secrets import without_secrets
+from distar.secrets import without_secrets
 from tests.miniature import edit, git_init, record_of
 
 PROFILE = Path("profiles/mini.yaml")

@@ -34,7 +34,7 @@ PRESENTATION = {
     "distar.lineage.provenance",
     "distar.lineage.record",
     "distar.lineage.runs",
-    "distar.lineage.secrets",
+    "distar.secrets",
     "distar.locking",
     "distar.model_files",  # what it names is pinned in the lock file, a dependency
     "distar.paths",
