@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from pydantic import RootModel
+from typing_extensions import TypedDict
 
 from distar import paths
 from distar.documents import content_of, read_json, read_yaml, validated
@@ -37,6 +40,10 @@ class _PromptSet(TypedDict):
     sha256: str
     licence: str
     num_prompts: int
+
+
+class _PromptSets(RootModel[dict[str, _PromptSet]]):
+    """The card of the prompt sets."""
 
 
 def state_provenance(folder: Path) -> Statement:
@@ -79,7 +86,7 @@ def _prompt_sets(folder: Path) -> list[Material]:
             entry["sha256"],
             {"licence": entry["licence"], "num_prompts": entry["num_prompts"]},
         )
-        for name, entry in validated(dict[str, _PromptSet], content, str(path), ReleaseError).items()
+        for name, entry in validated(_PromptSets, content, str(path), ReleaseError).root.items()
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from distar.credentials import refuse_credentials, refuse_more_than_an_address
 from distar.documents import content_of, printable, read_yaml
@@ -46,7 +46,7 @@ class PublishParams(Strict):
 
     @field_validator("url", "endpoint_url", mode="before")
     @classmethod
-    def _an_address(cls, url: Any, field: ValidationInfo) -> Any:
+    def _an_address(cls, url: Any, field: Any) -> Any:
         if isinstance(url, str):
             refuse_more_than_an_address(url, f"{PARAMS_PATH}: publish.{field.field_name}")
         return url

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel
 from ruamel.yaml import YAML
 
 from distar.audit.repository import Repository
@@ -19,6 +20,10 @@ from distar.errors import ParameterError
 PARAMS = Path("params.yaml")
 
 _PROFILE = re.compile(r"\w[\w.+-]*")
+
+
+class _Table(RootModel[dict[str, Any]]):
+    """A document that is a table."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def read_table(content: bytes, shown_as: str) -> dict[str, Any]:
     Raises:
         ParameterError: it is not.
     """
-    return validated(dict[str, Any], read_yaml(content, shown_as, ParameterError), shown_as, ParameterError)
+    return validated(_Table, read_yaml(content, shown_as, ParameterError), shown_as, ParameterError).root
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
@@ -23,6 +23,7 @@ from pydantic import Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import TypedDict
 
 from distar.credentials import refuse_credentials
 from distar.documents import content_of, read_yaml, validated

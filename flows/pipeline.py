@@ -25,7 +25,7 @@ from contextvars import ContextVar
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
@@ -41,6 +41,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import TypedDict
 
 from distar import paths
 from distar.documents import content_of, read_json, validated

@@ -49,10 +49,10 @@ def copy_remote(name: str, project: Path, worktree: Path) -> None:
     title, settings = f'remote "{name}"', {}
     for path in (project / _CONFIG, project / _LOCAL):
         for section, entries in _read(path).dict().items():
-            if section.strip("'").lower() == title and isinstance(entries, dict):
+            if section.lower() == title and isinstance(entries, dict):
                 settings |= {key.lower(): _placed(key, value, path.parent) for key, value in entries.items()}
     local = _read(worktree / _LOCAL)
-    local.merge({"core": {"remote": name}, f"'{title}'": settings})
+    local.merge({"core": {"remote": name}, title: settings})
     with written_whole(worktree / _LOCAL) as partial:
         partial.touch(mode=0o600)
         with partial.open("wb") as file:

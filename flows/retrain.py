@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import httpx
 from prefect import flow, get_run_logger, task
@@ -30,6 +30,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 from pydantic import Field, ValidationError
+from typing_extensions import TypedDict
 
 from distar import paths
 from distar.audit.evidence import gather

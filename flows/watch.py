@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, cast
+from typing import Annotated, Any, cast
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import Artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
-from pydantic import Field
+from pydantic import Field, RootModel
+from typing_extensions import TypedDict
 
 from distar.atomic import written_whole
 from distar.commands.arguments import non_negative
@@ -74,6 +75,10 @@ class _FirstWatch(TypedDict):
     mean: float
     sem: float | None
     scores: list[tuple[str, str | None, float]]
+
+
+class _Memory(RootModel[list[_FirstWatch]]):
+    """The first watches of a release."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ def read_memory(path: Path) -> list[dict[str, Any]]:
         DistarError: it is damaged.
     """
     content = read_json(content_of(path, DistarError, "watch again"), str(path), DistarError)
-    validated(list[_FirstWatch], content, f"{path} (remove it to watch the release anew)", DistarError)
+    validated(_Memory, content, f"{path} (remove it to watch the release anew)", DistarError)
     return content
 
 

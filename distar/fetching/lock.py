@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, RootModel
+from typing_extensions import TypedDict
 
 from distar.atomic import written_whole
 from distar.documents import content_of, read_json, validated
@@ -30,6 +31,10 @@ class _Pinned(TypedDict):
     bytes: Annotated[int, Field(ge=0, strict=True)]
 
 
+class _Pins(RootModel[dict[str, dict[str, _Pinned]]]):
+    """A lock file."""
+
+
 def read_pins(path: Path) -> Pins:
     """Read a profile's lock file.
 
@@ -40,9 +45,7 @@ def read_pins(path: Path) -> Pins:
     content = content_of(
         path, ModelFileError, "it pins the sha256 of every model file: write it with `distar models lock`"
     )
-    pins = validated(
-        dict[str, dict[str, _Pinned]], read_json(content, shown_as, ModelFileError), shown_as, ModelFileError
-    )
+    pins = validated(_Pins, read_json(content, shown_as, ModelFileError), shown_as, ModelFileError).root
     return {
         source: {name: {"sha256": pin["sha256"], "bytes": pin["bytes"]} for name, pin in files.items()}
         for source, files in pins.items()

@@ -6,7 +6,9 @@ import csv
 import json
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from distar import paths
 from distar.atomic import written_whole

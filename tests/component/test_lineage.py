@@ -145,7 +145,7 @@ def test_no_secret_lands_in_a_record_or_a_statement(project: Path, monkeypatch: 
     git_init(project)
     remote = f"https://robot:{PLANTED['GIT']}@example.org/team/project.git"
     subprocess.run(["git", "remote", "add", "origin", remote], check=True)
-    edit(PROFILE, "package", "notice", value=f"made with {PLANTED['HF_TOKEN']} and {PLANTED['TEAM_PASSWORD']}")
+    Path(f"made with {PLANTED['HF_TOKEN']} and {PLANTED['TEAM_PASSWORD']}").touch()  # named as a change
     for stage in UNPUBLISHED:
         assert main([stage]) == 0
     written = "".join(path.read_text() for path in Path("runs").rglob("*.json"))

@@ -24,9 +24,12 @@ PROFILE = PARAMS["profile"]
 PRESENTATION = {
     "distar",
     "distar.atomic",
+    "distar.credentials",
     "distar.disk",
+    "distar.documents",
     "distar.errors",
     "distar.evaluation.params",  # its values are DVC parameters
+    "distar.evaluation.summary",
     "distar.imports",
     "distar.lineage",
     "distar.lineage.device",
@@ -34,11 +37,11 @@ PRESENTATION = {
     "distar.lineage.provenance",
     "distar.lineage.record",
     "distar.lineage.runs",
-    "distar.secrets",
     "distar.locking",
     "distar.model_files",  # what it names is pinned in the lock file, a dependency
     "distar.paths",
     "distar.progress",
+    "distar.secrets",
     "distar.stages",
 }
 
