@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from distar.errors import DistarError
@@ -100,9 +101,11 @@ def read_yaml(content: bytes, shown_as: str, error: type[DistarError]) -> Any:
     try:
         text = _text(content, MAX_YAML_BYTES)
         _check_size(YAML(typ="safe", pure=True).parse(text))
-        value = YAML(typ="safe", pure=True).load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # the nearer one counts, as YAML has it
+            value = YAML(typ="safe", pure=True).load(text)
         _check(value)
-    except (YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as problem:
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as problem:
         raise error(f"{shown_as} is not a YAML document that can be read: {_reason(problem, content)}") from None
     return value
 

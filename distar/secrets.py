@@ -67,7 +67,7 @@ def without_secrets(value: Any, environment: Mapping[str, str] | None = None) ->
         for key, content in list(place.items() if isinstance(place, dict) else enumerate(place)):
             match content:
                 case str():
-                    place[key] = _named(key, text(content), content) if isinstance(place, dict) else text(content)
+                    place[key] = _named(key, text(content)) if isinstance(place, dict) else text(content)
                 case dict():
                     place[key] = _with_keys(content, text)
                     waiting.append(place[key])
@@ -203,11 +203,11 @@ def _with_keys(table: dict[Any, Any], text: Callable[[str], str]) -> dict[Any, A
     return copy
 
 
-def _named(key: Any, clean: str, content: str) -> str:
-    """Return a table's text, or what stands for it if the entry's name says that it is a secret."""
-    if clean == content and isinstance(key, str) and _is_strong_name(key) and _is_telling(content):
-        return content if _label().search(content) else _label_of(key)
-    return clean
+def _named(key: Any, clean: str) -> str:
+    """Return a table's clean text, or what stands for it if the entry's name says that it is a secret."""
+    if not isinstance(key, str) or _label().search(key) or _label().search(clean):
+        return clean
+    return _label_of(key) if _is_strong_name(key) and _is_telling(clean) else clean
 
 
 def _cleaned(text: str, known: list[_Known]) -> str:
@@ -252,7 +252,7 @@ def _begin(characters: str) -> str:
     """Match where a word begins, also after an escape of JSON, of a URL or of a terminal."""
     return (
         rf"(?:(?<![{characters}])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{{4}})|(?<=%[0-9A-Fa-f]{{2}})"
-        r"|(?<=\x1b\[[0-9]m)|(?<=\x1b\[[0-9]{2}m))"
+        r"|(?<=\[[0-9]m)|(?<=\[[0-9]{2}m))"
     )
 
 
