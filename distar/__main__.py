@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from distar.commands.arguments import positive
+from distar.commands.arguments import Parser, positive
 from distar.commands.audit import add_audit
 from distar.commands.bench import add_bench
 from distar.commands.models import add_models
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line's parser."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="distar",
         description="Diff-Instruct*: align one-step text-to-image generators with human preference.",
         epilog="The stages read params.yaml and are usually run by `dvc repro`, which knows what is out of date. With "

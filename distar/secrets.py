@@ -127,9 +127,9 @@ def _secret_parts(name: str, content: str) -> Iterator[str]:
         user, colon, password = content.partition(":")
         if colon and user.isalnum() and "/" not in user and not password.startswith("//"):
             yield password
-    address = re.search(r"://[^/\s:@]*:(.+)@", content)
-    if address:
-        yield from {address[1], unquote(address[1])}
+    for user in _user_of_url().finditer(content) if "://" in content else ():
+        password = user[0].partition(":")[2].removesuffix("@")
+        yield from {password, unquote(password)}
 
 
 def _forms(secret: str) -> set[str]:
@@ -257,6 +257,17 @@ def _begin(characters: str) -> str:
 
 
 @cache
+def _user_of_url() -> re.Pattern[str]:
+    """Find user and password of a URL. A host with a port is none; what stands after a path's `@` may be a commit."""
+    host = r"(?![0-9a-f]{40}\b)(?:\[[0-9a-fA-F:]+\]|[\w.-]*)(?![\w@])"
+    return re.compile(
+        r"(?<=://)(?:"
+        r"(?!(?:localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-fA-F:]+\]):\d{1,5}(?:[/?#\s\"'<>]|\Z))"
+        rf"[^/\s:@?#\"'<>]*:(?:(?!://)[^\s\"'<>])*@(?={host})|[^/\s@?#\"'<>]*@)+"
+    )
+
+
+@cache
 def _shapes() -> tuple[_Shape, ...]:
     def has(*parts: str) -> Callable[[str], bool]:
         return lambda text: any(part in text for part in parts)
@@ -267,7 +278,6 @@ def _shapes() -> tuple[_Shape, ...]:
     def token(label: str, pattern: str, *hints: str, characters: str = r"\w-") -> _Shape:
         return _Shape(has(*hints), re.compile(_begin(characters) + f"(?:{pattern})"), f"[secret: {label}]")
 
-    host = r"(?![0-9a-f]{40}\b)(?:\[[0-9a-fA-F:]+\]|[\w.-]*)(?![\w@])"
     sign = r"(?:\\[^\"'\s]|,(?=\S)|[^\s\"'\\,;&<>])"
     value = rf"(?!\[secret: ){sign}{{6,}}+"
     quoted = r"(?<=[\"'])(?!\[secret: )(?:\\[^\"']|[^\"'\\\r\n]){6,}+"
@@ -282,11 +292,7 @@ def _shapes() -> tuple[_Shape, ...]:
         ),
         _Shape(
             has("://"),
-            re.compile(
-                r"(?<=://)(?:"
-                rf"(?!(?:localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-fA-F:]+\]):\d{{1,5}}(?:[/?#\s\"'<>]|\Z))"
-                rf"[^/\s:@?#\"'<>]*:(?:(?!://)[^\s\"'<>])*@(?={host})|[^/\s@?#\"'<>]*@)+"
-            ),
+            _user_of_url(),
             "",
         ),
         _Shape(

@@ -16,6 +16,7 @@ from distar.audit.repository import Repository
 from distar.credentials import refuse_credentials
 from distar.documents import content_of, printable, read_yaml, validated
 from distar.errors import ParameterError
+from distar.secrets import without_secrets
 
 PARAMS = Path("params.yaml")
 
@@ -137,7 +138,9 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 def _change(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"got {text[:100]!r}, expected KEY=VALUE, such as train.reward_scale=2.0")
+        raise argparse.ArgumentTypeError(
+            f"got {without_secrets(text)[:100]!r}, expected KEY=VALUE, such as train.reward_scale=2.0"
+        )
     try:
         read = read_yaml(value.encode("utf-8", "surrogateescape"), printable(key)[:100], ParameterError)
         refuse_credentials({key: read}, "it")

@@ -29,6 +29,7 @@ from prefect.schedules import Cron, Interval, Schedule
 from rich.console import Console
 from rich.table import Column, Table
 
+from distar.commands.arguments import Parser
 from distar.credentials import refuse_more_than_an_address
 from distar.errors import DistarError, ParameterError
 from distar.release.storage import open_store
@@ -188,7 +189,7 @@ def _told(schedule: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serving = commands.add_parser("serve", help="serve retrain, watch and pipeline from this process")
     serving.add_argument("--store", metavar="URL", help="publish there, not to the store of params.yaml")

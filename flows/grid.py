@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import TypedDict
 
+from distar.commands.arguments import Parser
 from distar.credentials import refuse_credentials
 from distar.documents import content_of, read_yaml, validated
 from distar.errors import DistarError, ParameterError
@@ -120,7 +121,7 @@ def summary(rows: list[Row]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", nargs="?", default="experiments/tiny_grid.yaml", help="the grid file")
     options = parser.parse_args(arguments)
     try:

@@ -44,6 +44,7 @@ from rich.table import Table
 from typing_extensions import TypedDict
 
 from distar import paths
+from distar.commands.arguments import Parser
 from distar.documents import content_of, read_json, validated
 from distar.dvc import WAITS
 from distar.errors import DistarError, ParameterError
@@ -352,7 +353,7 @@ def foreseen(order: Sequence[str], folder: Path) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and what depends on it")
     parser.add_argument("--only", metavar="STAGE", help="run this stage alone")
     add_set_option(parser)

@@ -34,6 +34,7 @@ from typing_extensions import TypedDict
 
 from distar import paths
 from distar.audit.evidence import gather
+from distar.commands.arguments import Parser
 from distar.credentials import refuse_credentials
 from distar.documents import validated
 from distar.errors import DistarError, ParameterError, ReleaseError, StorageError
@@ -323,7 +324,7 @@ def _identity() -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--revision", default="HEAD", help="a branch, tag or commit (HEAD)")
     parser.add_argument("--profile", help="the profile (that of params.yaml)")
     add_set_option(parser)

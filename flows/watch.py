@@ -28,7 +28,7 @@ from pydantic import Field, RootModel
 from typing_extensions import TypedDict
 
 from distar.atomic import written_whole
-from distar.commands.arguments import non_negative
+from distar.commands.arguments import Parser, non_negative
 from distar.credentials import refuse_credentials
 from distar.documents import content_of, read_json, validated
 from distar.errors import DistarError, PromptError
@@ -232,7 +232,7 @@ def watch(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status: 2 if the reward fell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alias", default="champion", help="an alias of the store, or a release's id (champion)")
     parser.add_argument("--prompts", metavar="URL", help="file:// and a file (the profile's evaluation prompts)")
     parser.add_argument("--margin", type=non_negative, default=3.0, help="how far it may fall, in standard errors (3)")

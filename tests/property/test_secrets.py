@@ -24,7 +24,7 @@ SHAPES = {
     "password after a port's digits": ("postgresql+psycopg2://u:8080/x@host:5432/db", "8080/x"),
     "password without a user": ("redis://:swordfish@cache/0", "swordfish"),
     "token as the user": ("https://Zx81tokenZx81@host/path", "Zx81token"),
-    "percent-encoded URL": ("next=https%3A%2F%2Fuser%3Apassword%40host%2Fx", "password"),
+    "percent-encoded URL": ("next=https%3A%2F%2Fuser%3Apass81word%40host%2Fx", "pass81word"),
     "signed query": ("https://host/f?X-Amz-Signature=abc123&X-Amz-Credential=AK%2F1&part=2", "abc123"),
     "Azure SAS": ("https://a.blob.core.windows.net/c?sv=2020&sig=Ab%2Bcd%3D", "Ab%2Bcd"),
     "Azure account key": ("AccountName=x;AccountKey=Zm9vYmFyMTIzNDU2Nzg5MA==;EndpointSuffix=y", "Zm9vYmFy"),
