@@ -13,18 +13,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from distar.commands.arguments import positive
+from distar.commands.arguments import Parser, positive
 from distar.commands.audit import add_audit
 from distar.commands.bench import add_bench
 from distar.commands.models import add_models
 from distar.commands.release import add_release
 from distar.commands.score import add_score
 from distar.commands.tiny import add_tiny
+from distar.credentials import refuse_credentials
 from distar.errors import DistarError, ParameterError
 from distar.imports import lasting_imports
 from distar.launch import ON_MANY_PROCESSES, is_launched, settle_launch
 from distar.loopback import without_proxy
 from distar.processes import end_process
+from distar.secrets import print_exception
 
 STAGES = {
     "prompts": "clean the prompt sources; check that training and evaluation share none",
@@ -49,6 +51,7 @@ def run() -> NoReturn:
     Threads that wait for one another give up their cores, unless the environment says how they wait: they would spin,
     and of two trainings on the same cores each took many times as long. OpenMP reads it once, when torch is imported.
     """
+    sys.excepthook = print_exception
     if not any(name in os.environ for name in _WAITING):
         os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.update(without_proxy(os.environ))  # a hub or an S3 server may be on the loopback
@@ -59,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the process's exit status."""
     options = parser().parse_args(arguments)
     try:
+        refuse_credentials({name: str(value) for name, value in vars(options).items() if name != "run"}, "argument")
         settle_launch(options.command)
         return options.run(options) or 0
     except DistarError as error:
@@ -68,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line's parser."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="distar",
         description="Diff-Instruct*: align one-step text-to-image generators with human preference.",
         epilog="The stages read params.yaml and are usually run by `dvc repro`, which knows what is out of date. With "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
+from typing import Any
 
-from ruamel.yaml import YAML
+from pydantic import RootModel
+from typing_extensions import TypedDict
 
 from distar import paths
+from distar.documents import content_of, read_json, read_yaml, validated
 from distar.errors import ReleaseError
 from distar.fetching import pins_of, read_pins
 from distar.hashing import pin_file
-from distar.lineage.pipeline import DVC_LOCK
+from distar.lineage.pipeline import read_dvc_lock
 from distar.lineage.provenance import Material, Statement, make_statement
 from distar.lineage.record import digest_of_pins
 from distar.lineage.runs import runs_behind
@@ -21,41 +23,70 @@ from distar.params import Params, is_prompts, load_params, lock_path, profile_fi
 from distar.release.package import MANIFEST, read_manifest
 from distar.release.releases import parse_manifest
 
+_REPACKAGE = "run `dvc repro -f package`"
+
+
+class _Packaged(TypedDict):
+    """What of a release's params.yaml stands beside the profile's sections."""
+
+    profile: str
+    seed: int
+
+
+class _PromptSet(TypedDict):
+    """What is stated of a prompt set."""
+
+    source: str
+    sha256: str
+    licence: str
+    num_prompts: int
+
+
+class _PromptSets(RootModel[dict[str, _PromptSet]]):
+    """The card of the prompt sets."""
+
 
 def state_provenance(folder: Path) -> Statement:
     """State how the release in `folder` was made: its runs, its parameters and everything that went into it.
 
     Raises:
-        ReleaseError: the folder is incomplete.
+        ReleaseError: the folder is incomplete, or a file of it is damaged.
+        ParameterError: dvc.lock is not what DVC writes.
     """
     content = read_manifest(folder)
     files = parse_manifest(content, str(folder / MANIFEST))
     for name in ("params.yaml", paths.PROMPTS_CARD.name):
         if name not in files:
-            raise ReleaseError(f"{folder} has no {name}, of which provenance is made; run `dvc repro -f package`")
-    yaml = YAML(typ="safe")
-    stages = yaml.load(DVC_LOCK)["stages"] if DVC_LOCK.exists() else {}  # stages run by hand, which the audit tells
+            raise ReleaseError(f"{folder} has no {name}, of which provenance is made; {_REPACKAGE}")
+    stages = read_dvc_lock()  # none of those that were run by hand, which the audit tells
     digest = digest_of_pins({**files, MANIFEST: pin_file(folder / MANIFEST)})["sha256"]
     return make_statement(
         hashlib.sha256(content).hexdigest(),
         files,
-        yaml.load(folder / "params.yaml"),
+        _parameters(folder / "params.yaml"),
         runs_behind(paths.RELEASE.as_posix(), digest),
         [*_prompt_sets(folder), *model_materials(load_params())],
         {name: entry for name, entry in stages.items() if name != "publish"},
     )
 
 
+def _parameters(path: Path) -> dict[str, Any]:
+    content = read_yaml(content_of(path, ReleaseError, _REPACKAGE), str(path), ReleaseError)
+    validated(_Packaged, content, str(path), ReleaseError)
+    return content
+
+
 def _prompt_sets(folder: Path) -> list[Material]:
-    card = json.loads((folder / paths.PROMPTS_CARD.name).read_text(encoding="utf-8"))
+    path = folder / paths.PROMPTS_CARD.name
+    content = read_json(content_of(path, ReleaseError, _REPACKAGE), str(path), ReleaseError)
     return [
         Material(
             f"prompts/{name}",
             entry["source"],
             entry["sha256"],
-            {key: entry[key] for key in ("licence", "num_prompts")},
+            {"licence": entry["licence"], "num_prompts": entry["num_prompts"]},
         )
-        for name, entry in card.items()
+        for name, entry in validated(_PromptSets, content, str(path), ReleaseError).root.items()
     ]
 
 

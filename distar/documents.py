@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from distar.errors import DistarError
@@ -44,6 +46,27 @@ Timestamp = Annotated[str, AfterValidator(_with_zone)]
 
 class _LimitError(ValueError):
     """A document breaks one of the limits."""
+
+
+def content_of(path: Path, error: type[DistarError], if_missing: str) -> bytes:
+    """Read a document's file, no further than a document may go.
+
+    Args:
+        path: the file.
+        error: what is raised.
+        if_missing: what to do if there is no such file.
+
+    Raises:
+        DistarError: `error`: there is no such file, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise error(f"{path} does not exist; {if_missing}") from None
+    except (OSError, ValueError) as problem:  # a folder, no permission; a name that holds NUL or is too long
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise error(f"{printable(str(path))[:500]} cannot be read: {reason}") from None
 
 
 def read_json(content: bytes, shown_as: str, error: type[DistarError]) -> Any:
@@ -89,9 +112,11 @@ def read_yaml(content: bytes, shown_as: str, error: type[DistarError]) -> Any:
     try:
         text = _text(content, MAX_YAML_BYTES)
         _check_size(YAML(typ="safe", pure=True).parse(text))
-        value = YAML(typ="safe", pure=True).load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # the nearer one counts, as YAML has it
+            value = YAML(typ="safe", pure=True).load(text)
         _check(value)
-    except (YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as problem:
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as problem:
         raise error(f"{shown_as} is not a YAML document that can be read: {_reason(problem, content)}") from None
     return value
 
@@ -112,7 +137,15 @@ def validated(form: Any, value: Any, shown_as: str, error: type[DistarError]) ->
         return TypeAdapter(form).validate_python(value)
     except ValidationError as problem:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problem.errors()[:3]]
-        raise error(f"{shown_as} does not have the form that is expected: {'; '.join(faults)}") from None
+        told = printable("; ".join(faults))
+        raise error(f"{shown_as} does not have the form that is expected: {told}") from None
+
+
+def printable(text: str) -> str:
+    """Write what a terminal obeys, or what cannot be encoded, as escapes; line ends stay."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def _text(content: bytes, limit: int) -> str:
@@ -221,4 +254,4 @@ def _reason(problem: Exception, content: bytes) -> str:
         case UnicodeDecodeError():
             return f"it is not UTF-8 ({problem.reason} at byte {problem.start})"
         case _:
-            return str(problem)[:500] or type(problem).__name__
+            return printable(str(problem)[:500]) or type(problem).__name__

@@ -14,9 +14,14 @@ DistarError
 
 from __future__ import annotations
 
+from distar.secrets import without_secrets
+
 
 class DistarError(Exception):
-    """Base of all errors that a user can do something about."""
+    """Base of all errors that a user can do something about; what they repeat passes the redaction of secrets."""
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(without_secrets(one) for one in told))
 
 
 class ParameterError(DistarError):

@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal as bytes_text
 from rich.table import Table
 
+from distar.credentials import refuse_more_than_an_address
 from distar.documents import read_json
 from distar.errors import ReleaseError
 from distar.fetching.downloads import downloads_dir
@@ -90,10 +91,11 @@ def chosen_store(url: str | None) -> Store:
     """Open the store at a URL, in the S3 that the environment names; or else that of params.yaml.
 
     Raises:
-        ParameterError: params.yaml is wrong.
+        ParameterError: params.yaml is wrong, or the URL holds credentials.
         ReleaseError: the URL is not understood.
     """
     if url is not None:
+        refuse_more_than_an_address(url, "--store")
         return open_store(url)
     params = load_shared().publish
     return open_store(params.url, params.endpoint_url)

@@ -24,7 +24,7 @@ from distar.evaluation.gate import Evaluated
 from distar.evaluation.params import Protocol
 from distar.evaluation.protocols import estimate
 from distar.evaluation.sampling import Draw, Requests, draw_batch, one_step
-from distar.evaluation.summary import read_metrics
+from distar.evaluation.summary import read_released_metrics
 from distar.hashing import fingerprint
 from distar.loading import load_scorers
 from distar.params import Params, load_params
@@ -84,7 +84,9 @@ class _Release:
     def read(cls, folder: Path) -> _Release:
         try:
             evaluated = Evaluated.read(lambda name: (folder / name).read_bytes())
-            metrics = read_metrics((folder / paths.METRICS.name).read_bytes(), str(folder / paths.METRICS.name))
+            metrics = read_released_metrics(
+                (folder / paths.METRICS.name).read_bytes(), str(folder / paths.METRICS.name)
+            )
             return cls(folder, evaluated.parameters, metrics, evaluated)
         except FileNotFoundError as error:
             raise ReleaseError(

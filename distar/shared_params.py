@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from distar.credentials import refuse_credentials, refuse_more_than_an_address
+from distar.documents import content_of, printable, read_yaml
 from distar.errors import ParameterError
 from distar.evaluation.gate import GateParams
 
 PARAMS_PATH = Path("params.yaml")
 PROFILES_DIR = Path("profiles")
 
-_CREDENTIALS = re.compile(r"//[^/]*@|[?#]|(AKIA|ASIA)[A-Z0-9]{16}")
+_LONGEST_SHOWN = 200
+_MOST_TOLD = 20
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -46,30 +46,23 @@ class PublishParams(Strict):
 
     @field_validator("url", "endpoint_url", mode="before")
     @classmethod
-    def _without_credentials(cls, url: Any) -> Any:
-        """Refuse what may be a secret before anything repeats it."""
-        if isinstance(url, str) and _CREDENTIALS.search(url):
-            raise PydanticCustomError(
-                "credentials",
-                "this holds what may be credentials (a user, a query, an access key), which belong in the environment: "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; write the URL without them",
-            )
+    def _an_address(cls, url: Any, field: Any) -> Any:
+        if isinstance(url, str):
+            refuse_more_than_an_address(url, f"{PARAMS_PATH}: publish.{field.field_name}")
         return url
-
-    @field_validator("signing_key", mode="before")
-    @classmethod
-    def _no_key_itself(cls, key: Any) -> Any:
-        if "PRIVATE KEY" in str(key):
-            raise PydanticCustomError(
-                "credentials", "got a private key itself, expected the path of its file: DVC records what stands here"
-            )
-        return key
 
 
 class ModelsParams(Strict):
     """Where model files are looked for before their sources: a store filled by `distar models mirror`, or none."""
 
     mirror: str | None = Field(pattern="^(s3|file)://.")
+
+    @field_validator("mirror", mode="before")
+    @classmethod
+    def _an_address(cls, url: Any) -> Any:
+        if isinstance(url, str):
+            refuse_more_than_an_address(url, f"{PARAMS_PATH}: models.mirror")
+        return url
 
 
 class ScheduleParams(Strict):
@@ -140,7 +133,7 @@ def load_shared(root: Path = Path(), profile: str | None = None) -> RootParams:
     available = sorted(p.stem for p in (root / PROFILES_DIR).glob("*.yaml"))
     if shared.profile not in available:
         raise ParameterError(
-            f"{path if profile is None else '--profile'}: profile: there is no profile {shared.profile!r}; "
+            f"{path if profile is None else '--profile'}: profile: there is no profile {shared.profile[:100]!r}; "
             f"{PROFILES_DIR}/ has {', '.join(available)}"
         )
     return shared
@@ -150,29 +143,27 @@ def read_strict(path: Path, model: type[ModelT]) -> ModelT:
     """Read a YAML file (1.2, so that 1e-5 is a number) into a strict model.
 
     Raises:
-        ParameterError: as `load_params`.
+        ParameterError: as `load_params`; or a text holds credentials.
     """
-    try:
-        data: Any = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParameterError(f"{path} does not exist; run from the project's top folder") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not readable YAML: {error}") from error
+    data = read_yaml(content_of(path, ParameterError, "run from the project's top folder"), str(path), ParameterError)
+    refuse_credentials(data, str(path))
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ParameterError("\n".join(_explain(path, problem, model) for problem in error.errors())) from None
+        problems = error.errors()
+        told = [_explain(path, problem) for problem in problems[:_MOST_TOLD]]
+        told += [f"{path}: and {len(problems) - _MOST_TOLD} more"] if len(problems) > _MOST_TOLD else []
+        raise ParameterError(printable("\n".join(told))) from None
 
 
-def _explain(path: Path, problem: Any, model: type[BaseModel]) -> str:
-    field = ".".join(str(part) for part in problem["loc"])
+def _explain(path: Path, problem: Any) -> str:
+    field = ".".join(str(part)[:_LONGEST_SHOWN] for part in problem["loc"])
     match problem["type"]:
         case "extra_forbidden":
             return f"{path}: {field}: there is no such parameter; check its spelling, or remove it"
         case "missing":
             return f"{path}: {field}: this parameter is missing; add it (nothing has a hidden default)"
-        case "credentials":  # what was got is not repeated: it would stand in logs
-            return f"{path}: {field}: {problem['msg']}"
         case _:
-            message = re.sub("^Value error, ", "", problem["msg"])
-            return f"{path}: {field}: got {problem['input']!r}: {message}" if field else f"{path}: {message}"
+            message, got = re.sub("^Value error, ", "", problem["msg"]), repr(problem["input"])
+            got = got if len(got) <= _LONGEST_SHOWN else f"{got[:_LONGEST_SHOWN]}…"
+            return f"{path}: {field}: got {got}: {message}" if field else f"{path}: {message}"

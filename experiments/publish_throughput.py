@@ -21,8 +21,8 @@ from boto3.s3.transfer import TransferConfig
 from rich.console import Console
 from rich.table import Table
 
+from distar.fetching.bucket import Bucket
 from distar.fetching.parallel import NUM_THREADS
-from distar.fetching.s3 import s3_client
 from distar.hashing import sha256_of
 from distar.release.package import write_manifest
 from distar.release.releases import publish
@@ -35,7 +35,7 @@ FILE = "weights.safetensors"
 def main() -> None:
     """Upload the same file both ways, turn by turn, and print the figures."""
     options = parser().parse_args()
-    client = s3_client(options.endpoint_url)
+    client = Bucket(options.bucket, options.endpoint_url).client
     store = open_store(f"s3://{options.bucket}", options.endpoint_url)
     config = TransferConfig(max_concurrency=NUM_THREADS, multipart_chunksize=PART_SIZE, multipart_threshold=PART_SIZE)
     seconds: dict[str, list[float]] = {"upload_file": [], "publish": []}

@@ -19,3 +19,7 @@ except ValueError as error:
 
 with lasting_imports():
     import prefect.main  # noqa: F401  here alone, since all flows need it
+
+from flows.logs import redact_logs
+
+redact_logs()

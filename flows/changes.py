@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel
 from ruamel.yaml import YAML
 
 from distar.audit.repository import Repository
+from distar.credentials import refuse_credentials
+from distar.documents import content_of, printable, read_yaml, validated
 from distar.errors import ParameterError
+from distar.secrets import without_secrets
 
 PARAMS = Path("params.yaml")
+
+_PROFILE = re.compile(r"\w[\w.+-]*")
+
+
+class _Table(RootModel[dict[str, Any]]):
+    """A document that is a table."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,9 @@ def changed_parameters(commit: str, changes: Mapping[str, Any]) -> Changed:
     """Change parameters of params.yaml or of the profile, each named by its path of keys.
 
     Raises:
-        ParameterError: there is no such parameter or profile at the commit.
+        ParameterError: there is no such parameter or profile at the commit, or a change holds credentials.
     """
+    refuse_credentials(dict(changes), "changes")
     shared = _committed(commit, PARAMS)
     of_all = {key: value for key, value in changes.items() if key.partition(".")[0] in shared}
     of_profile = {key: value for key, value in changes.items() if key not in of_all}
@@ -78,7 +90,12 @@ def check_changes(changes: Mapping[str, Any], parameters: dict[str, Any], shown_
 
 
 def edit(path: Path, changes: Mapping[str, Any]) -> None:
-    """Set parameters of a YAML file, each named by its path of keys; the rest stays as it is written."""
+    """Set parameters of a YAML file, each named by its path of keys; the rest stays as it is written.
+
+    Raises:
+        ParameterError: it is not such a file, or there is no such parameter.
+    """
+    read_table(content_of(path, ParameterError, "check its name"), str(path))
     yaml = YAML()
     document = yaml.load(path)
     set_parameters(document, changes)
@@ -86,13 +103,28 @@ def edit(path: Path, changes: Mapping[str, Any]) -> None:
 
 
 def set_parameters(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Set parameters of a document, each named by its path of keys."""
+    """Set parameters of a document, each named by its path of keys.
+
+    Raises:
+        ParameterError: a change before took away what another is to change.
+    """
     for key, value in changes.items():
-        place = document
+        place: Any = document
         *parents, last = key.split(".")
         for parent in parents:
-            place = place[parent]
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise ParameterError(f"{key}: there is no such parameter once the other changes are made; check them")
         place[last] = value
+
+
+def read_table(content: bytes, shown_as: str) -> dict[str, Any]:
+    """Read a YAML document that is a table.
+
+    Raises:
+        ParameterError: it is not.
+    """
+    return validated(_Table, read_yaml(content, shown_as, ParameterError), shown_as, ParameterError).root
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:
@@ -106,16 +138,26 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 def _change(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected KEY=VALUE, such as train.reward_scale=2.0")
-    return key, YAML(typ="safe").load(value)
+        raise argparse.ArgumentTypeError(
+            f"got {without_secrets(text)[:100]!r}, expected KEY=VALUE, such as train.reward_scale=2.0"
+        )
+    try:
+        read = read_yaml(value.encode("utf-8", "surrogateescape"), printable(key)[:100], ParameterError)
+        refuse_credentials({key: read}, "it")
+    except ParameterError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("%", "%%")) from None
+    return key, read
 
 
 def _profile_path(shared: dict[str, Any]) -> Path:
-    return Path("profiles", f"{shared['profile']}.yaml")
+    profile = shared.get("profile")
+    if not isinstance(profile, str) or not _PROFILE.fullmatch(profile):
+        raise ParameterError(f"profile: got {repr(profile)[:100]}, expected the name of a file of profiles/")
+    return Path("profiles", f"{profile}.yaml")
 
 
 def _committed(commit: str, path: Path) -> dict[str, Any]:
     content = Repository().read(commit, path.as_posix())
     if content is None:
         raise ParameterError(f"{path} does not exist at commit {commit[:12]}; commit it, or name what is committed")
-    return YAML(typ="safe").load(content.decode())
+    return read_table(content, f"{path} at commit {commit[:12]}")

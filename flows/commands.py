@@ -16,14 +16,16 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from distar.errors import DistarError
 from distar.git import environment as for_children
 from distar.lineage.record import runs_dir
 from distar.processes import ending_with_us
+from distar.secrets import lines_without_secrets
 
 _SECONDS_TO_END = 30.0
 
 
-class CommandError(Exception):
+class CommandError(DistarError):
     """A command ended with an error; the message holds its last lines."""
 
 
@@ -57,7 +59,8 @@ class Command:
         waits: whether it waits for a line, of more environment variables as JSON, before it begins.
 
     Attributes:
-        lines: what it prints, line by line; after the last, CommandError is raised if its exit status is not 0.
+        lines: what it prints, line by line, without secrets; after the last, CommandError is raised if its exit status
+            is not 0.
     """
 
     def __init__(
@@ -102,9 +105,9 @@ class Command:
         assert self._process.stdout is not None  # noqa: S101  PIPE was asked for
         tail: list[str] = []
         try:
-            for line in self._process.stdout:
-                tail = [*tail[-19:], line.rstrip()]
-                yield line.rstrip()
+            for line in lines_without_secrets(line.rstrip() for line in self._process.stdout):
+                tail = [*tail[-19:], line]
+                yield line
             status = self._process.wait()
         finally:
             self.close()

@@ -29,8 +29,11 @@ from prefect.schedules import Cron, Interval, Schedule
 from rich.console import Console
 from rich.table import Column, Table
 
+from distar.commands.arguments import Parser
+from distar.credentials import refuse_more_than_an_address
 from distar.errors import DistarError, ParameterError
 from distar.release.storage import open_store
+from distar.secrets import print_exception
 from distar.shared_params import PARAMS_PATH, RootParams, ScheduleParams, load_shared
 from flows import gpu
 from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED, require_server
@@ -57,6 +60,7 @@ def deployments(shared: RootParams, store: str | None) -> list[RunnerDeployment]
     schedule, watched = shared.retrain.schedule, shared.retrain.watch
     publishing: dict[str, Any] = {}
     if store is not None:
+        refuse_more_than_an_address(store, "--store")
         open_store(store)
         publishing = {"store": store}
     watching = {"prompts": watched.prompts, "margin": watched.margin} if watched else {}
@@ -197,7 +201,7 @@ def _told(schedule: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serving = commands.add_parser("serve", help="serve retrain, watch and pipeline from this process")
     serving.add_argument("--store", metavar="URL", help="publish there, not to the store of params.yaml")
@@ -220,4 +224,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

@@ -10,29 +10,42 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from pydantic import Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from ruamel.yaml import YAML
+from typing_extensions import TypedDict
 
-from distar.errors import DistarError
+from distar.commands.arguments import Parser
+from distar.credentials import refuse_credentials
+from distar.documents import content_of, read_yaml, validated
+from distar.errors import DistarError, ParameterError
+from distar.evaluation.summary import read_metrics
 from distar.git import current_revision
+from distar.secrets import print_exception
 from distar.worktree import DVC, worktree
-from flows.changes import check_changes, edit
-from flows.commands import CommandError, stream
+from flows.changes import check_changes, edit, read_table
+from flows.commands import stream
 from flows.events import check_server
 
 Row = dict[str, str | int | float]
+
+
+class Plan(TypedDict):
+    """A grid file: each variant is what it changes of the profile, by its path of keys."""
+
+    profile: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+    variants: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 
 
 @task(task_run_name="{variant} seed {seed}", cache_policy=NO_CACHE)
@@ -42,7 +55,7 @@ def run_variant(revision: str, profile: str, variant: str, changes: dict[str, An
         edit(folder / "params.yaml", {"profile": profile, "seed": seed})
         edit(folder / "profiles" / f"{profile}.yaml", changes)
         stream([*DVC, "repro", "evaluate"], get_run_logger().info, cwd=folder)
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read_metrics(folder / "metrics.json")
     generator = metrics["generator"]
     return {
         "variant": variant,
@@ -56,12 +69,13 @@ def run_variant(revision: str, profile: str, variant: str, changes: dict[str, An
 
 @flow(name="distar-grid")
 def grid(path: str) -> None:
-    """Run every variant of a grid file with every seed, one after the other, and write a CSV beside the file."""
+    """Run every variant of a grid file with every seed, one after the other, and write a CSV beside the file.
+
+    Raises:
+        ParameterError: it is not such a file, or there is no such profile or parameter; nothing was begun.
+    """
     source = Path(path)
-    plan = YAML(typ="safe").load(source.read_text(encoding="utf-8"))
-    profile = YAML().load(Path("profiles") / f"{plan['profile']}.yaml")
-    for variant, changes in plan["variants"].items():  # all before the first run, which may take hours
-        check_changes(changes, profile, f"{source}: {variant}")
+    plan = read_plan(source)
     revision = current_revision()
     rows: list[Row] = []
     for seed in plan["seeds"]:
@@ -73,6 +87,22 @@ def grid(path: str) -> None:
                 writer.writerows(rows)
     create_table_artifact(key="grid", table=rows, description=f"{source.name}: every variant and seed")
     Console().print(summary(rows))
+
+
+def read_plan(source: Path) -> Plan:
+    """Read a grid file, and check that there is what its variants change: all before a run, which may take hours.
+
+    Raises:
+        ParameterError: it is not such a file, it holds credentials, or there is no such profile or parameter.
+    """
+    content = read_yaml(content_of(source, ParameterError, "name a grid file"), str(source), ParameterError)
+    refuse_credentials(content, str(source))
+    plan = validated(Plan, content, str(source), ParameterError)
+    path = Path("profiles", f"{plan['profile']}.yaml")
+    profile = read_table(content_of(path, ParameterError, f"{source} names it"), str(path))
+    for variant, changes in plan["variants"].items():
+        check_changes(changes, profile, f"{source}: {variant}")
+    return plan
 
 
 def summary(rows: list[Row]) -> Table:
@@ -93,17 +123,19 @@ def summary(rows: list[Row]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", nargs="?", default="experiments/tiny_grid.yaml", help="the grid file")
     options = parser.parse_args(arguments)
     try:
+        read_plan(Path(options.path))  # a wrong one is told before a server is started
         check_server()
         grid(options.path)
-    except (DistarError, CommandError) as error:
+    except DistarError as error:
         print(f"grid: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

@@ -41,19 +41,23 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
-from ruamel.yaml import YAML
+from typing_extensions import TypedDict
 
 from distar import paths
+from distar.commands.arguments import Parser
+from distar.documents import content_of, read_json, validated
 from distar.dvc import WAITS
 from distar.errors import DistarError, ParameterError
+from distar.evaluation.summary import read_metrics
 from distar.fetching.downloads import downloads_dir
 from distar.git import current_revision, run_git
 from distar.lineage.pipeline import DVC_YAML, read_stages
 from distar.release.releases import read_alias
 from distar.release.storage import Store, open_store
+from distar.secrets import print_exception
 from distar.shared_params import load_shared
 from distar.worktree import DVC, output_of, worktree
-from flows.changes import PARAMS, add_set_option, changed_parameters
+from flows.changes import add_set_option, changed_parameters
 from flows.commands import Command, CommandError, stream
 from flows.events import check_server
 from flows.gpu import the_gpu
@@ -63,6 +67,23 @@ PUBLISH = "publish"
 _RETRIES = {"reference": 2, "rewards": 2, PUBLISH: 2}
 
 _WORKSPACE = Path()
+
+
+class Receipt(TypedDict):
+    """What the stage `publish` leaves: the release, and its store."""
+
+    release: str
+    url: str
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Read what the stage `publish` left.
+
+    Raises:
+        ParameterError: there is none, or it is damaged.
+    """
+    content = read_json(content_of(path, ParameterError, "run `dvc repro publish`"), str(path), ParameterError)
+    return validated(Receipt, content, str(path), ParameterError)
 
 
 def dependencies(folder: Path = _WORKSPACE) -> dict[str, set[str]]:
@@ -267,7 +288,7 @@ def show_metrics(folder: Path, publish: Mapping[str, Any], champion: str | None 
         publish: where releases are, as in params.yaml.
         champion: an alias or a release, if there is one.
     """
-    metrics = json.loads((folder / paths.METRICS).read_text(encoding="utf-8"))
+    metrics = read_metrics(folder / paths.METRICS)
     systems = {name: figures for name, figures in metrics.items() if "rewards" in figures} | _figures_of(
         publish, champion
     )
@@ -287,7 +308,7 @@ def show_metrics(folder: Path, publish: Mapping[str, Any], champion: str | None 
 @task(cache_policy=NO_CACHE)
 def show_release() -> None:
     """Attach links to the report and to the release to the flow run."""
-    receipt = json.loads(paths.RECEIPT.read_text(encoding="utf-8"))
+    receipt = read_receipt(paths.RECEIPT)
     release = receipt["release"]
     create_link_artifact(key="report", link=paths.REPORT_PAGE.absolute().as_uri(), link_text="The report")
     create_markdown_artifact(
@@ -312,16 +333,14 @@ def pipeline(first: str | None = None, only: str | None = None, changes: dict[st
     """
     order = chosen_stages(first, only, changes)
     changes = changes or {}
-    parameters = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
-    tag_run(
-        changes.get("profile", parameters["profile"]), current_revision(), changes, dirty=not changes and _is_dirty()
-    )
+    shared = load_shared()
+    tag_run(changes.get("profile", shared.profile), current_revision(), changes, dirty=not changes and _is_dirty())
     if PUBLISH in order:
         get_run_logger().info("The release goes to %s", workspace_store().place)
     with project(changes) as folder:
         show_timings(bring_up_to_date(folder, order))
         if "evaluate" in order:
-            show_metrics(folder, parameters["publish"])
+            show_metrics(folder, shared.publish.model_dump())
     if PUBLISH in order:
         show_release()
 
@@ -349,7 +368,7 @@ def foreseen(order: Sequence[str], folder: Path) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and what depends on it")
     parser.add_argument("--only", metavar="STAGE", help="run this stage alone")
     add_set_option(parser)
@@ -366,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             without_heartbeat = temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
             with without_heartbeat, nullcontext() if changes else started_ahead(order):
                 pipeline(options.first, options.only, changes)
-    except (DistarError, CommandError) as error:
+    except DistarError as error:
         print(f"pipeline: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -441,4 +460,5 @@ def _figure(value: float | None) -> str:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 
 from prefect.events import Event, Resource, get_events_client
 
+from distar.commands.arguments import Parser
 from distar.errors import DistarError, ParameterError
+from distar.secrets import print_exception
 from flows.events import PROMPTSET_PUBLISHED, require_server
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -41,7 +43,7 @@ def announce(name: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Announce from the command line; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="the prompt set's name")
     options = parser.parse_args(arguments)
     try:
@@ -53,4 +55,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

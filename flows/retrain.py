@@ -29,9 +29,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 from pydantic import Field, ValidationError
+from typing_extensions import TypedDict
 
 from distar import paths
 from distar.audit.evidence import gather
+from distar.commands.arguments import Parser
+from distar.credentials import refuse_credentials
 from distar.documents import validated
 from distar.errors import DistarError, ParameterError, ReleaseError, StorageError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
@@ -39,12 +42,24 @@ from distar.git import run_git
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
+from distar.secrets import print_exception
 from distar.shared_params import PublishParams
 from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
 from flows.commands import CommandError
 from flows.events import check_server
-from flows.pipeline import CHAMPION, PUBLISH, bring_up_to_date, run, show_metrics, show_timings, stages, tag_run
+from flows.pipeline import (
+    CHAMPION,
+    PUBLISH,
+    bring_up_to_date,
+    read_receipt,
+    run,
+    show_metrics,
+    show_timings,
+    stages,
+    tag_run,
+)
+from flows.remote import copy_remote, default_remote
 
 LATEST = "latest"
 
@@ -52,6 +67,30 @@ _BRANCHES = "retrain"
 _TRIES_TO_PROMOTE = 5
 _SECONDS_BETWEEN_TRIES = (10.0, 60.0)
 _PATIENT = {"retries": len(_SECONDS_BETWEEN_TRIES), "retry_delay_seconds": list(_SECONDS_BETWEEN_TRIES)}
+
+
+class _Publish(TypedDict):
+    url: str
+    endpoint_url: str | None
+
+
+class _Shared(TypedDict):
+    """What params.yaml must say for a retrain, whatever else it says at that commit."""
+
+    profile: str
+    publish: _Publish
+
+
+class _Evaluate(TypedDict):
+    compare_by: str
+    judge: str | None
+    rewards: list[str]
+
+
+class _Profile(TypedDict):
+    """What the profile must say for the gate."""
+
+    evaluate: _Evaluate
 
 
 @dataclass(frozen=True)
@@ -86,7 +125,7 @@ class Plan:
         """
         try:
             return GateParams.model_validate(self.changed.shared["retrain"]["gate"])
-        except KeyError:
+        except (KeyError, TypeError):
             raise ParameterError(f"{PARAMS} at {self.commit[:12]} has no retrain.gate; see docs/gate.md") from None
         except ValidationError as error:
             wrong = [".".join(map(str, one["loc"])) + f": got {one['input']!r}: {one['msg']}" for one in error.errors()]
@@ -127,15 +166,17 @@ def make_plan(
         ReleaseError: the store's URL is not understood.
     """
     commit = _commit(revision)
+    refuse_credentials(reason, "reason")
     served = {} if store is None or "publish.url" in changes else {"publish.url": store, "publish.endpoint_url": None}
     changes = {**({} if profile is None else {"profile": profile}), **served, **changes}
     changed = changed_parameters(commit, changes)
     told = {"Reason": reason, "Revision": f"{commit} ({revision})"}
     told |= {"Changes": ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())} if changes else {}
     plan = Plan(commit, changed, told)
-    own = changed.profile
-    plan.gate().check_covers(own["evaluate"]["compare_by"], Evaluated([], [], {}, own, {}).held_out)
     plan.store()
+    own = changed.profile
+    validated(_Profile, own, str(changed.profile_path), ParameterError)
+    plan.gate().check_covers(own["evaluate"]["compare_by"], Evaluated([], [], {}, own, {}).held_out)
     return plan
 
 
@@ -143,7 +184,7 @@ def make_plan(
 def publish(folder: Path) -> str:
     """Publish the release to the workspace's store and leave all aliases where they are; return its id."""
     run([sys.executable, "-m", "distar", "publish", "--project", str(Path.cwd()), "--no-latest"], folder)
-    return json.loads((folder / paths.RECEIPT).read_text(encoding="utf-8"))["release"]
+    return read_receipt(folder / paths.RECEIPT)["release"]
 
 
 def _store_failed(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -188,14 +229,11 @@ def decide(plan: Plan, folder: Path, release: str, branch: str) -> Outcome:
 @task(cache_policy=NO_CACHE, **_PATIENT)
 def push(folder: Path) -> None:
     """Push what DVC keeps of the run to the workspace's default remote, if it has one."""
-    settings = dict(line.split("=", 1) for line in output_of([*DVC, "config", "--list"]).splitlines())
-    remote = settings.get("core.remote")
+    workspace = Path()
+    remote = default_remote(workspace)
     if remote is None:
         return
-    wanted = ("core.remote", f"remote.{remote}.")
-    for key, value in settings.items():  # the workspace's own settings are not in git, and its paths are relative to it
-        if key.startswith(wanted):
-            output_of([*DVC, "config", "--local", key, value], folder)
+    copy_remote(remote, workspace, folder)
     run([*DVC, "push", "--run-cache"], folder)
 
 
@@ -302,16 +340,17 @@ def _identity() -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--revision", default="HEAD", help="a branch, tag or commit (HEAD)")
     parser.add_argument("--profile", help="the profile (that of params.yaml)")
     add_set_option(parser)
     parser.add_argument("--reason", default="by hand", help="why, for the record")
     options = parser.parse_args(arguments)
     try:
+        refuse_credentials(vars(options), "argument")
         check_server()
         outcome = retrain(options.revision, options.profile, dict(options.changes), options.reason)
-    except (DistarError, CommandError) as error:
+    except DistarError as error:
         print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except httpx.TransportError as error:
@@ -327,4 +366,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

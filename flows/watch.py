@@ -24,15 +24,19 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import Artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
-from pydantic import Field
+from pydantic import Field, RootModel
+from typing_extensions import TypedDict
 
 from distar.atomic import written_whole
-from distar.commands.arguments import non_negative
+from distar.commands.arguments import Parser, non_negative
+from distar.credentials import refuse_credentials
+from distar.documents import content_of, read_json, validated
 from distar.errors import DistarError, PromptError
 from distar.evaluation.gate import estimate
 from distar.fetching.downloads import downloads_dir
 from distar.release.releases import find
 from distar.releasing import at_hand, chosen_store
+from distar.secrets import print_exception
 from distar.worktree import DVC, worktree
 from flows.commands import CommandError, stream
 from flows.events import REWARD_REGRESSED, check_server
@@ -57,7 +61,24 @@ def score(release: Path, prompts: Path | None) -> dict[str, Any]:
         into_file = ["sh", "-c", 'exec "$@" > "$0"', str(figures), *command]  # what else it prints goes to the log
         with the_gpu():
             stream(into_file, log, cwd=folder)
-        return json.loads(figures.read_text(encoding="utf-8"))
+        return read_json(
+            content_of(figures, DistarError, "look at the log above"), "`distar score --json`", DistarError
+        )
+
+
+class _FirstWatch(TypedDict):
+    """What is remembered of a first watch."""
+
+    prompts: str
+    reward: str
+    scorer: str
+    mean: float
+    sem: float | None
+    scores: list[tuple[str, str | None, float]]
+
+
+class _Memory(RootModel[list[_FirstWatch]]):
+    """The first watches of a release."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +166,17 @@ def _scores(scored: dict[str, Any]) -> list[list[Any]]:
     return [[one["prompt"], one["label"], one["scores"][scored["compare_by"]]] for one in scored["by_prompt"]]
 
 
+def read_memory(path: Path) -> list[dict[str, Any]]:
+    """Read what is remembered of a release's first watches.
+
+    Raises:
+        DistarError: it is damaged.
+    """
+    content = read_json(content_of(path, DistarError, "watch again"), str(path), DistarError)
+    validated(_Memory, content, f"{path} (remove it to watch the release anew)", DistarError)
+    return content
+
+
 @flow(name="distar-watch")
 def watch(
     alias: str = "champion",
@@ -165,6 +197,7 @@ def watch(
         ReleaseError: there is no such release.
         CommandError: it could not be scored; the message says why.
     """
+    refuse_credentials([alias, prompts], "watch")
     source, file = chosen_store(store), None
     if prompts is not None:
         file = Path(prompts.removeprefix("file://")).absolute()
@@ -176,7 +209,7 @@ def watch(
         last = cast("Artifact | None", Artifact.get(_SERIES))
         earlier = json.loads(str(last.data)) if last else []
         memory = folder.with_suffix(".json")  # beside the release: `distar audit prune` removes both
-        remembered = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else []
+        remembered = read_memory(memory) if memory.exists() else []
         was = before(scored, release, earlier, remembered)
         row = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -199,7 +232,7 @@ def watch(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from the command line; return the process's exit status: 2 if the reward fell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alias", default="champion", help="an alias of the store, or a release's id (champion)")
     parser.add_argument("--prompts", metavar="URL", help="file:// and a file (the profile's evaluation prompts)")
     parser.add_argument("--margin", type=non_negative, default=3.0, help="how far it may fall, in standard errors (3)")
@@ -215,4 +248,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_exception
     sys.exit(main())

@@ -27,9 +27,9 @@ from distar.errors import ReleaseError
 from distar.lineage.provenance import BUILDER, PREDICATE_TYPE, STATEMENT_TYPE, materials_of, metadata_of
 from distar.lineage.record import LOCK_PATH, digest_of_pins
 from distar.lineage.runs import CLOCKS_AGREE, Record, ends_before
-from distar.lineage.secrets import without_secrets
 from distar.release.bom import BOM
 from distar.release.package import MANIFEST
+from distar.secrets import without_secrets
 
 PACKAGE = "package"
 _REPORT = (paths.REPORT_PAGE, paths.SAMPLE_GRID, paths.SCORES)

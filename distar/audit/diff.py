@@ -11,7 +11,7 @@ from distar import paths
 from distar.audit.evidence import Evidence
 from distar.audit.origin import parameter_differences
 from distar.audit.page import Page, Picture, Pictures, Rows
-from distar.evaluation.summary import read_metrics
+from distar.evaluation.summary import read_released_metrics
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def diff(a: Evidence, b: Evidence) -> Diff:
     """
     ours, theirs = a.stated.all_parameters, b.stated.all_parameters
     metrics_a, metrics_b = (
-        dict(_figures(read_metrics(each.read(paths.METRICS.name), f"metrics.json of {each.release}")))
+        dict(_figures(read_released_metrics(each.read(paths.METRICS.name), f"metrics.json of {each.release}")))
         for each in (a, b)
     )
     return Diff(

@@ -13,7 +13,7 @@ from distar.errors import ReleaseError
 from distar.git import in_repository, lfs_sha256, run_git
 from distar.lineage.pipeline import DVC_LOCK
 from distar.lineage.record import digest_of_pins
-from distar.lineage.secrets import without_secrets
+from distar.secrets import without_secrets
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from distar.audit.origin import find_origin
 from distar.audit.page import Facts, Note, Page, Rows, Status
 from distar.audit.repository import Repository
 from distar.errors import ReleaseError
-from distar.evaluation.summary import read_metrics
+from distar.evaluation.summary import read_released_metrics
 from distar.fetching.downloads import downloads_dir
 from distar.git import environment as for_children
 from distar.processes import ending_with_us
@@ -92,8 +92,8 @@ def reproduce(evidence: Evidence, repository: Repository) -> Reproduced:
         content = (release / MANIFEST).read_bytes()
         files = parse_manifest(content, str(release / MANIFEST))
         device = _device(_newest_record(folder / "runs" / "train"))
-        theirs = read_metrics(evidence.read(paths.METRICS.name), f"{paths.METRICS.name} of {evidence.release}")
-        ours = read_metrics((release / paths.METRICS.name).read_bytes(), str(paths.METRICS))
+        theirs = read_released_metrics(evidence.read(paths.METRICS.name), f"{paths.METRICS.name} of {evidence.release}")
+        ours = read_released_metrics((release / paths.METRICS.name).read_bytes(), str(paths.METRICS))
         metrics = list(_compared(theirs["generator"], ours["generator"]))
     runs = {run["stage"]: run for run in evidence.stated.runs}
     got, original = hashlib.sha256(content).hexdigest(), _device(runs.get("train"))

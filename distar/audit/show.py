@@ -15,7 +15,7 @@ from distar.audit.graph import Node
 from distar.audit.origin import Origin, find_origin
 from distar.audit.page import Code, Facts, Graph, Note, Page, Picture, Pictures, Rows, Section
 from distar.audit.repository import Repository
-from distar.evaluation.summary import read_metrics
+from distar.evaluation.summary import read_released_metrics
 
 _MOST_NODES = 80  # of a lineage that is drawn; a sound one has about twenty
 
@@ -62,7 +62,7 @@ def show(evidence: Evidence, repository: Repository) -> Shown:
         materials=stated.materials,
         runs=stated.runs,
         unrecorded=stated.unrecorded,
-        metrics=read_metrics(evidence.read(paths.METRICS.name), f"{paths.METRICS.name} of {evidence.release}"),
+        metrics=read_released_metrics(evidence.read(paths.METRICS.name), f"{paths.METRICS.name} of {evidence.release}"),
         signed_by=evidence.best.keyids,
         trust=evidence.best.trust,
         not_gone_by=[

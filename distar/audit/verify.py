@@ -18,10 +18,10 @@ from distar.audit.repository import Repository
 from distar.documents import read_yaml
 from distar.errors import DistarError, ReleaseError
 from distar.lineage.provenance import MANIFEST_SUBJECT
-from distar.lineage.secrets import without_secrets
 from distar.release import releases
 from distar.release.signing import ENVELOPE_SUFFIX, MODEL_SUFFIX, Finding, check_signatures
 from distar.release.storage import Store
+from distar.secrets import without_secrets
 
 _STATUS: dict[Outcome, Status] = {"holds": "good", "gap": "bad", "note": "neutral"}
 

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
+
+from distar.secrets import without_secrets
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages repeat no secret of the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a message without secrets, and end the process."""
+        super().error(without_secrets(message))
 
 
 def positive(text: str) -> int:

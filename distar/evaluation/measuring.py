@@ -27,6 +27,7 @@ from distar.evaluation.params import EvaluateParams
 from distar.evaluation.parts import in_parts, read_columns
 from distar.evaluation.protocols import estimate, estimate_by_label
 from distar.evaluation.sampling import Draw, Requests, draw_batch
+from distar.evaluation.summary import read_summary
 from distar.pictures import read_png
 from distar.rewards.cosine import CosineReward
 from distar.rewards.reward import Reward
@@ -96,7 +97,7 @@ class Measured:
             _columns(files, "score_"),
             _columns(files, "statistic_"),
             _column([folder / _DIVERSITY], "diversity"),
-            json.loads((folder / _SUMMARY).read_text(encoding="utf-8")),
+            read_summary(folder / _SUMMARY),
         )
 
     def pictures(self, indices: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:

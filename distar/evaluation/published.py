@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from pydantic import BaseModel, ConfigDict
-from ruamel.yaml import YAML
+
+from distar.documents import read_yaml, validated
+from distar.errors import DistarError
 
 
 class _Strict(BaseModel):
@@ -69,9 +71,13 @@ class Comparison:
 
 
 def load_published() -> Published:
-    """Read the published figures that come with the package."""
-    text = (files("distar.evaluation") / "published.yaml").read_text(encoding="utf-8")
-    return Published.model_validate(YAML(typ="safe").load(text))
+    """Read the published figures that come with the package.
+
+    Raises:
+        DistarError: the installed file is damaged.
+    """
+    place = files("distar.evaluation") / "published.yaml"
+    return validated(Published, read_yaml(place.read_bytes(), str(place), DistarError), str(place), DistarError)
 
 
 def compare_with_published(

@@ -15,8 +15,11 @@ from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+from pydantic import RootModel
 from torch import Tensor
 
+from distar.documents import content_of, read_json, validated
+from distar.errors import DistarError
 from distar.evaluation.captions import LINE_HEIGHT, draw_caption, wrap
 from distar.evaluation.published import Comparison
 
@@ -120,13 +123,19 @@ def _estimate(estimate: dict[str, float | None]) -> str:
     return f"{estimate['mean']:.3f}{error}"
 
 
+class _Levels(RootModel[dict[str, float]]):
+    """What the reference comes to, by the probe's columns."""
+
+
 def _curves(report: Report) -> str:
     """Plot the rewards, diversity and saturation that the probes saw, as inline SVG; dashed, the reference's level."""
     with report.probes_path.open() as file:
         rows = list(csv.DictReader(file))
     if not rows:
         return ""  # nothing was trained
-    reference = json.loads(report.probe_reference_path.read_text(encoding="utf-8"))
+    path = report.probe_reference_path
+    content = read_json(content_of(path, DistarError, "run `dvc repro -f train`"), str(path), DistarError)
+    reference = validated(_Levels, content, str(path), DistarError).root
     iterations = [int(row["iteration"]) for row in rows]
     names = [name for name in rows[0] if name.startswith("reward_") and not name.endswith("_std")]
     names += ["diversity", "saturation"]

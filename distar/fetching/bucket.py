@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from distar.credentials import refuse_in_environment
 from distar.errors import DistarError, StorageError
 from distar.fetching.parallel import NUM_THREADS
 from distar.fetching.s3_errors import ConditionError, s3_error
@@ -313,6 +314,7 @@ def _client(endpoint_url: str | None) -> Any:
     import botocore.session
     from botocore.config import Config
 
+    refuse_in_environment("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
     config = Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,

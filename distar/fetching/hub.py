@@ -14,6 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from distar.credentials import refuse_in_environment
 from distar.errors import ModelFileError, StorageError
 from distar.fetching.source import FileMissingError, Known, Pin, Reading, TemporaryError, below, possible_places
 from distar.fetching.transport import AnswerError, paced
@@ -58,7 +59,7 @@ class HubRepository:
         """Return what the hub tells of the repository at the revision."""
         from huggingface_hub import HfApi
 
-        self._refuse_offline("its list of files")
+        self._check_settings("its list of files")
         ask = HfApi().dataset_info if self.kind == "dataset" else HfApi().model_info
         with self._errors_told(self.url):
             return ask(self.repository, revision=self.revision, files_metadata=True, timeout=_SECONDS_OF_SILENCE)
@@ -82,7 +83,7 @@ class HubRepository:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-        self._refuse_offline(place)
+        self._check_settings(place)
         url = hf_hub_url(self.repository, place, revision=self.revision, repo_type=self.kind)
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
         if start:
@@ -101,9 +102,10 @@ class HubRepository:
                 paced(response.iter_bytes()),
             )
 
-    def _refuse_offline(self, what: str) -> None:
+    def _check_settings(self, what: str) -> None:
         from huggingface_hub.constants import is_offline_mode
 
+        refuse_in_environment("HF_ENDPOINT")
         if is_offline_mode():
             raise ModelFileError(
                 f"{self.url}: {what} is neither among the downloads, nor in the hub's cache, nor in a mirror, and "

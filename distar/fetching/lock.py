@@ -8,8 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, RootModel
+from typing_extensions import TypedDict
 
 from distar.atomic import written_whole
+from distar.documents import content_of, read_json, validated
 from distar.errors import ModelFileError
 from distar.fetching.downloads import digest, with_retries
 from distar.fetching.hub import source_at_revision
@@ -21,21 +26,30 @@ from distar.model_files import ModelFiles
 Pins = dict[str, dict[str, Pin]]
 
 
+class _Pinned(TypedDict):
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0, strict=True)]
+
+
+class _Pins(RootModel[dict[str, dict[str, _Pinned]]]):
+    """A lock file."""
+
+
 def read_pins(path: Path) -> Pins:
     """Read a profile's lock file.
 
     Raises:
-        ModelFileError: it is missing or not JSON.
+        ModelFileError: it is missing, or not such a file.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelFileError(
-            f"the lock file {path} does not exist; it pins the sha256 of every model file: write it with "
-            "`distar models lock`"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ModelFileError(f"the lock file {path} is not JSON ({error}); restore it from git") from error
+    shown_as = f"the lock file {path}"
+    content = content_of(
+        path, ModelFileError, "it pins the sha256 of every model file: write it with `distar models lock`"
+    )
+    pins = validated(_Pins, read_json(content, shown_as, ModelFileError), shown_as, ModelFileError).root
+    return {
+        source: {name: {"sha256": pin["sha256"], "bytes": pin["bytes"]} for name, pin in files.items()}
+        for source, files in pins.items()
+    }
 
 
 def write_pins(pins: Pins, path: Path) -> None:

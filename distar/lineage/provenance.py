@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from distar.lineage.record import LOCK_PATH
 from distar.lineage.runs import Record, Runs
-from distar.lineage.secrets import without_secrets
+from distar.secrets import without_secrets
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"

@@ -24,8 +24,8 @@ from distar.git import current_revision, in_repository, run_git
 from distar.hashing import pin_file, pin_folder, sha256_of
 from distar.launch import ON_MANY_PROCESSES, num_processes, process_index
 from distar.lineage.pipeline import DVC_LOCK, Stage, read_stages
-from distar.lineage.secrets import without_secrets
 from distar.paths import project_folder
+from distar.secrets import without_secrets
 
 LOCK_PATH = Path("requirements/lock.txt")
 WITHOUT_GIT = "DISTAR_WITHOUT_GIT"

@@ -42,7 +42,7 @@ class S3Store(Store):
     @property
     def place(self) -> str:
         """The URL and the S3 server."""
-        return f"{self.url} at {self._client.meta.endpoint_url}"
+        return f"{self.url} at {self.bucket.client.meta.endpoint_url}"
 
     @classmethod
     def parse(cls, text: str, endpoint_url: str | None) -> S3Store | None:

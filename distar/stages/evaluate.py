@@ -8,8 +8,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from distar import paths
 from distar.atomic import written_whole
+from distar.documents import content_of, read_json, validated
+from distar.errors import DistarError
 from distar.evaluating import evaluation_fingerprint, load_evaluation
 from distar.evaluation.cost import DrawingCost
 from distar.evaluation.measuring import Evaluation, Measured, measure, summarise
@@ -18,6 +22,7 @@ from distar.evaluation.parts import work_directory
 from distar.evaluation.published import Comparison, Ours, compare_with_published
 from distar.evaluation.report import Lineage, Report, SystemPictures, write_grid, write_page
 from distar.evaluation.sampling import one_step
+from distar.evaluation.summary import read_card
 from distar.hashing import sha256_of
 from distar.lineage.device import describe_device
 from distar.lineage.record import LOCK_PATH, recorded
@@ -27,6 +32,16 @@ from distar.rewards.clip import ClipReward
 from distar.runtime import prepare_torch
 
 CANDIDATE, BASELINES = "generator", ("initial", "reference")
+
+
+class _Lengths(TypedDict):
+    num_cut: int
+
+
+class _EmbeddingsCard(TypedDict):
+    """What is read here of what the stage `embeddings` writes beside its vectors."""
+
+    evaluation: dict[str, _Lengths]
 
 
 def run() -> None:
@@ -81,7 +96,9 @@ def _metrics(evaluation: Evaluation, systems: dict[str, Measured]) -> dict[str, 
 
 def _cut_prompts(evaluation: Evaluation) -> dict[str, int]:
     """Count the prompts that are longer than what the reference's tokenizers and the rewards read of them."""
-    tokenizers = json.loads(paths.EMBEDDINGS_CARD.read_text(encoding="utf-8"))["evaluation"]
+    path = paths.EMBEDDINGS_CARD
+    content = read_json(content_of(path, DistarError, "run `dvc repro embeddings`"), str(path), DistarError)
+    tokenizers = validated(_EmbeddingsCard, content, str(path), DistarError)["evaluation"]
     rewards = {name: evaluation.scorers[name].count_cut(evaluation.prompts) for name in evaluation.scored}
     return {name: lengths["num_cut"] for name, lengths in tokenizers.items()} | rewards
 
@@ -149,7 +166,7 @@ def _write_scores(evaluation: Evaluation, systems: dict[str, Measured], path: Pa
 
 
 def _lineage(params: Params) -> Lineage:
-    card = json.loads(paths.PROMPTS_CARD.read_text(encoding="utf-8"))
+    card = read_card(paths.PROMPTS_CARD)
     folders = (paths.GENERATOR_WEIGHTS, paths.REFERENCE, paths.INITIAL_GENERATOR, paths.REWARDS)
     return Lineage(
         parameters={"profile": params.root.profile, "seed": params.seed, **params.profile.model_dump(mode="json")},

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from ruamel.yaml import YAML
 
 from distar import paths
 from distar.atomic import written_whole
+from distar.evaluation.summary import read_card, read_metrics
 from distar.fetching import pins_of, read_pins
 from distar.lineage.record import recorded
 from distar.params import Params, is_prompts, load_params, lock_path, profile_files
@@ -22,7 +21,7 @@ def run() -> None:
     params = load_params()
     package, generator = params.profile.package, params.profile.train.generator
     with recorded("package") as record:
-        metrics = json.loads(paths.METRICS.read_text(encoding="utf-8"))
+        metrics = read_metrics(paths.METRICS)
         card = Card(
             name=package.name,
             licence=package.licence,
@@ -63,7 +62,7 @@ def _models(params: Params) -> list[Origin]:
 
 
 def _prompt_sets(params: Params) -> list[Origin]:
-    pins, sets = read_pins(lock_path(params.root.profile)), json.loads(paths.PROMPTS_CARD.read_text(encoding="utf-8"))
+    pins, sets = read_pins(lock_path(params.root.profile)), read_card(paths.PROMPTS_CARD)
     return [
         Origin(
             f"prompts/{name}",

@@ -57,7 +57,11 @@ CASES: dict[str, tuple[Callable[[], object], str, list[str]]] = {
         "train",
         ["train.rewards names 'beauty'", "preference, matching, judge"],
     ),
-    "not YAML": (lambda: PROFILE.write_text("train: [1, 2"), "train", ["mini.yaml is not readable YAML"]),
+    "not YAML": (
+        lambda: PROFILE.write_text("train: [1, 2"),
+        "train",
+        ["mini.yaml is not a YAML document"],
+    ),
     "wrong sha256": (corrupt, "reference", ["unet/diffusion_pytorch_model.safetensors", "expected sha256", "got"]),
     "truncated weights": (
         lambda: os.truncate(UNET, 1000),

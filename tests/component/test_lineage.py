@@ -21,7 +21,7 @@ from distar.hashing import sha256_of
 from distar.lineage.provenance import PREDICATE_TYPE
 from distar.lineage.record import digests
 from distar.lineage.runs import runs_behind
-from distar.lineage.secrets import without_secrets
+from distar.secrets import without_secrets
 from tests.miniature import edit, git_init, record_of
 
 PROFILE = Path("profiles/mini.yaml")
@@ -145,7 +145,7 @@ def test_no_secret_lands_in_a_record_or_a_statement(project: Path, monkeypatch: 
     git_init(project)
     remote = f"https://robot:{PLANTED['GIT']}@example.org/team/project.git"
     subprocess.run(["git", "remote", "add", "origin", remote], check=True)
-    edit(PROFILE, "package", "notice", value=f"made with {PLANTED['HF_TOKEN']} and {PLANTED['TEAM_PASSWORD']}")
+    Path(f"made with {PLANTED['HF_TOKEN']} and {PLANTED['TEAM_PASSWORD']}").touch()  # named as a change
     for stage in UNPUBLISHED:
         assert main([stage]) == 0
     written = "".join(path.read_text() for path in Path("runs").rglob("*.json"))

@@ -105,7 +105,7 @@ def test_updates_lost_in_rounding_are_stopped_at_once(family, lora: LoraParams |
 
 def test_network_that_gradients_barely_reach_is_stopped_later(family) -> None:
     updates = Updates(family, None)
-    bias = updates.network.network.conv_out.bias
+    bias = dict(updates.network.network.named_parameters())["conv_out.bias"]
 
     def of_one_bias(losses: Tensor) -> Tensor:
         assert isinstance(bias, nn.Parameter)

@@ -24,10 +24,13 @@ PROFILE = PARAMS["profile"]
 PRESENTATION = {
     "distar",
     "distar.atomic",
+    "distar.credentials",
     "distar.disk",
+    "distar.documents",
     "distar.errors",
     "distar.evaluation.params",  # its values are DVC parameters
     "distar.git",
+    "distar.evaluation.summary",
     "distar.imports",
     "distar.launch",
     "distar.lineage",
@@ -36,11 +39,11 @@ PRESENTATION = {
     "distar.lineage.provenance",
     "distar.lineage.record",
     "distar.lineage.runs",
-    "distar.lineage.secrets",
     "distar.locking",
     "distar.model_files",  # what it names is pinned in the lock file, a dependency
     "distar.paths",
     "distar.progress",
+    "distar.secrets",
     "distar.stages",
 }
 

@@ -27,7 +27,7 @@ from distar.audit.repository import Repository
 from distar.documents import read_json
 from distar.errors import DistarError
 from distar.evaluation.gate import Evaluated, GateParams, judge
-from distar.evaluation.summary import read_metrics
+from distar.evaluation.summary import read_released_metrics
 from distar.lineage.record import key_of
 from distar.lineage.runs import read_record
 from distar.lineage.stated import Stated
@@ -146,7 +146,7 @@ def record(world: World) -> tuple[bytes, Reader]:
 
 def metrics(world: World) -> tuple[bytes, Reader]:
     def read(content: bytes) -> object:
-        found = show.metrics_table(read_metrics(content, "it"))
+        found = show.metrics_table(read_released_metrics(content, "it"))
         other = world.holding(paths.METRICS.name, content)
         print_page(page_of(diff(world.evidence, other), world.evidence, other))
         return found

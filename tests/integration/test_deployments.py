@@ -157,7 +157,7 @@ def served(reproduced_once: Path, tmp_path_factory: pytest.TempPathFactory, s3_s
             "PREFECT_API_AUTH_STRING": AUTH_STRING,
             "PREFECT_HOME": str(folder / "client"),
         }
-        settings = {
+        settings: dict[Any, Any] = {
             PREFECT_API_URL: url,
             PREFECT_API_AUTH_STRING: AUTH_STRING,
             PREFECT_HOME: folder / "client",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from distar.documents import read_json, validated
 from distar.errors import DistarError, ReleaseError, StorageError
 from distar.lineage.provenance import Statement
-from distar.lineage.secrets import without_secrets
 from distar.lineage.stated import Stated, commit_of, flattened
+from distar.secrets import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +40,7 @@ def log_release(statement: Statement, release_folder: Path, tracking_uri: str, e
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    statement = without_secrets(statement)
     stated = Stated.read_with_runs(statement)
     files = stated.files_in(release_folder)
     try:
@@ -49,7 +50,7 @@ def log_release(statement: Statement, release_folder: Path, tracking_uri: str, e
             _fill(client, run.info.run_id, stated, statement, files)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise StorageError(
-            f"MLflow at {without_secrets(tracking_uri)} did not take the release: {without_secrets(str(error))}; see "
+            f"MLflow at {tracking_uri} did not take the release: {error}; see "
             "whether it is up, its address right and the MLFLOW_TRACKING_… variables set that it wants; then repeat"
         ) from error
     return run.info.run_id

@@ -26,8 +26,8 @@ from requests import HTTPError, RequestException
 from distar.errors import StorageError
 from distar.lineage.provenance import Statement
 from distar.lineage.runs import Record
-from distar.lineage.secrets import without_secrets
 from distar.lineage.stated import Stated, commit_of, repository_of
+from distar.secrets import without_secrets
 
 NAMESPACE = "distar"
 PRODUCER = "urn:distar:openlineage:v1"
@@ -68,6 +68,7 @@ def events_of(statement: Statement) -> list[RunEvent]:
     Raises:
         ReleaseError: the statement holds no run.
     """
+    statement = without_secrets(statement)
     stated = Stated.read_with_runs(statement)
     whole = Run(_run_id(f"release:{stated.release_id}"), {"tags": _tags(stated)})
     job = Job(NAMESPACE, stated.profile, {"jobType": _job_type("DAG"), "documentation": _documented(_about(stated))})
@@ -91,7 +92,7 @@ def emit(events: Iterable[RunEvent], target: str) -> None:
     elif "://" not in target or target.startswith("file://"):
         _append(events, Path(target.removeprefix("file://")))
     else:
-        raise StorageError(f"got {without_secrets(target)!r}; expected a file, file://path, http://… or https://…")
+        raise StorageError(f"got {target!r}; expected a file, file://path, http://… or https://…")
 
 
 def _events_of_stage(stated: Stated, record: Record, whole: Run, above: Job) -> list[RunEvent]:
@@ -220,11 +221,10 @@ def _post(events: Iterable[RunEvent], url: str) -> None:
         for event in events:
             answer = transport.emit(event)
             if answer.history:  # a POST that is sent elsewhere arrives as a GET: the event would be lost
-                raise StorageError(f"{without_secrets(url)} sends to {answer.url}; give that server's address instead")
+                raise StorageError(f"{url} sends to {answer.url}; give that server's address instead")
     except RequestException as error:
         raise StorageError(
-            f"{without_secrets(url)} did not take the events: {_told(error)}; exporting again repeats none, "
-            "since runs keep their ids"
+            f"{url} did not take the events: {_told(error)}; exporting again repeats none, since runs keep their ids"
         ) from error
     finally:
         transport.close()
@@ -232,7 +232,7 @@ def _post(events: Iterable[RunEvent], url: str) -> None:
 
 def _told(error: RequestException) -> str:
     if not isinstance(error, HTTPError) or error.response is None:
-        return f"{without_secrets(str(error))}; see whether the server is up, and its address right"
+        return f"{error}; see whether the server is up, and its address right"
     status = error.response.status_code
     if status in {401, 403}:
         return f"it refuses the key ({status}); set OPENLINEAGE_API_KEY to one that may write"

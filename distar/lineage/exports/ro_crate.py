@@ -29,6 +29,7 @@ from distar.lineage.pipeline import DVC_YAML
 from distar.lineage.provenance import Statement
 from distar.lineage.runs import Record
 from distar.lineage.stated import Stated, commit_of, flattened, repository_of
+from distar.secrets import without_secrets
 
 _PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -54,6 +55,7 @@ def write_crate(release_folder: Path, statement: Statement, folder: Path) -> Non
         ReleaseError: the statement holds no run, or the release's files are not those that it states.
         StorageError: the folder exists, or there is no space left.
     """
+    statement = without_secrets(statement)
     stated = Stated.read_with_runs(statement)
     if folder.exists():
         raise StorageError(f"{folder} exists; give a folder that does not, for a crate holds nothing else")
