@@ -157,11 +157,8 @@ def test_hostile_json_is_read_or_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "\n".join(rows))
     assert filtered_set(path, source_params("jsonl", "t"), None).prompts == ("a star", "bc", "\U0001f31f")
     deep = "[" * 100_000
-    cases: tuple[tuple[PromptFormat, str], ...] = (
-        ("jsonl", f'{{"t": "a", "x": {deep}'),
-        ("jsonl", deep),
-        ("coco", deep),
-    )
+    first = f'{{"t": "a", "x": {deep}'
+    cases: tuple[tuple[PromptFormat, str], ...] = (("jsonl", first), ("jsonl", deep), ("coco", deep))
     for kind, content in cases:
         with pytest.raises(PromptError, match="nested too deep"):
             read(write(tmp_path / "deep.json", content), kind, "t" if kind == "jsonl" else None)
