@@ -183,8 +183,10 @@ def test_prefects_own_answer_is_enough() -> None:
 
 
 def test_no_temporary_server_where_none_may_start() -> None:
-    settings = {PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_ENABLED: False}
-    with temporary_settings(settings), pytest.raises(ParameterError, match="may start no temporary server"):
+    with (
+        temporary_settings({PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_ENABLED: False}),
+        pytest.raises(ParameterError, match="may start no temporary server"),
+    ):
         check_server()
 
 
