@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import pytest
 from prefect.settings import (
@@ -184,8 +183,10 @@ def test_prefects_own_answer_is_enough() -> None:
 
 
 def test_no_temporary_server_where_none_may_start() -> None:
-    settings: dict[Any, Any] = {PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_ENABLED: False}
-    with temporary_settings(settings), pytest.raises(ParameterError, match="may start no temporary server"):
+    with (
+        temporary_settings({PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_ENABLED: False}),
+        pytest.raises(ParameterError, match="may start no temporary server"),
+    ):
         check_server()
 
 

@@ -157,17 +157,14 @@ def served(reproduced_once: Path, tmp_path_factory: pytest.TempPathFactory, s3_s
             "PREFECT_API_AUTH_STRING": AUTH_STRING,
             "PREFECT_HOME": str(folder / "client"),
         }
-        settings: dict[Any, Any] = {
-            PREFECT_API_URL: url,
-            PREFECT_API_AUTH_STRING: AUTH_STRING,
-            PREFECT_HOME: folder / "client",
-        }
         environment = {**of_prefect, **of_s3, "TMPDIR": str(folder / "temporary")}
         serve = ["flows.deployments", "serve", "--store", STORE]
         with (
             pytest.MonkeyPatch.context() as patch,
             process(serve, project, log, environment) as serving,
-            temporary_settings(settings),
+            temporary_settings(
+                {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: AUTH_STRING, PREFECT_HOME: folder / "client"}
+            ),
             get_client(sync_client=True) as client,
         ):
             for name, value in of_s3.items():
