@@ -32,7 +32,11 @@ from tests.mutations import mutated
 
 _SECONDS = 5.0
 _FIXED = settings(
-    derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 _METRICS = json.loads((REPOSITORY / "metrics.json").read_text())
 _CARD = {name: {"sha256": "a" * 64, "source": "file://x", "num_prompts": 3} for name in ("train", "evaluation")}
