@@ -128,8 +128,9 @@ def _secret_parts(name: str, content: str) -> Iterator[str]:
         if colon and user.isalnum() and "/" not in user and not password.startswith("//"):
             yield password
     for user in _user_of_url().finditer(content) if "://" in content else ():
-        password = user[0].partition(":")[2].removesuffix("@")
-        yield from {password, unquote(password)}
+        name, colon, password = user[0].removesuffix("@").partition(":")
+        secret = password if colon else name
+        yield from {secret, unquote(secret)}
 
 
 def _forms(secret: str) -> set[str]:
@@ -212,14 +213,17 @@ def _named(key: Any, clean: str) -> str:
 
 def _cleaned(text: str, known: list[_Known]) -> str:
     """Clean a text until nothing is left to do; what stands for a secret is not looked into."""
-    while True:
-        pieces = _label().split(text)  # every second one is a label's word
-        labels = [match[0] for match in _label().finditer(text)]
-        clean = [_cleaned_once(piece, known) for piece in pieces[::2]]
-        after = "".join(part for pair in zip(clean, [*labels, ""], strict=True) for part in pair)
-        if after == text:
-            return text
+    while (after := _cleaned_around_labels(text, known)) != text:
         text = after
+    return text
+
+
+def _cleaned_around_labels(text: str, known: list[_Known]) -> str:
+    if "[secret: " not in text:
+        return _cleaned_once(text, known)
+    labels = [match[0] for match in _label().finditer(text)]
+    clean = [_cleaned_once(piece, known) for piece in _label().split(text)[::2]]  # every second one is a label's word
+    return "".join(part for pair in zip(clean, [*labels, ""], strict=True) for part in pair)
 
 
 def _cleaned_once(text: str, known: list[_Known]) -> str:
@@ -228,6 +232,9 @@ def _cleaned_once(text: str, known: list[_Known]) -> str:
     for shape in _shapes():
         if shape.hint(text):
             text = shape.pattern.sub(shape.instead, text)
+    if _token_hint().search(text):
+        for label, pattern in _tokens():
+            text = pattern.sub(label, text)
     for secret in known:
         if secret.form in text:
             text = secret.pattern.sub(secret.label, text)
@@ -239,7 +246,7 @@ class _Shape(NamedTuple):
 
     Attributes:
         hint: a quick look whether it can stand in a text at all.
-        pattern: what finds it; of a body that may be long it begins nowhere within, so that time grows with the text.
+        pattern: what finds it; it looks no further than a bound before it can fail, so that time grows with the text.
         instead: what takes its place.
     """
 
@@ -267,6 +274,37 @@ def _user_of_url() -> re.Pattern[str]:
     )
 
 
+_TOKENS = (
+    ("AWS key", r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Z])"),
+    ("hub token", r"(?:hf_|api_org_)[A-Za-z0-9]{20,}"),
+    ("git token", r"(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{20,}"),
+    ("git token", r"gl(?:pat|dt|rt|soat|ptt|ft|imt|agent|cbt|oas|ffct)-[\w.-]{16,}"),
+    ("token", r"xox[abeoprs]-[\w.-]{10,}|xapp-\d-[\w-]{10,}"),
+    ("token", r"sk-(?=[\w-]{0,60}\d)[\w-]{20,}|sk-ant-[\w-]{10,}"),
+    ("token", r"wandb_v\d_\w{20,}|gsk_[A-Za-z0-9]{20,}|r8_[A-Za-z0-9]{30,}"),
+    ("token", r"AIza[\w-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"),
+    ("token", r"eyJ[\w-]{8,600}+\.[\w-]{8,}+\.[\w-]*"),
+    ("token", r"npm_[A-Za-z0-9]{30,}|pypi-(?=[\w-]{0,60}\d)(?=[\w-]{0,60}[A-Z])[\w-]{16,}"),
+    ("token", r"[srp]k_(?:live|test)_[0-9A-Za-z]{10,}|whsec_[\w+/=]{20,}"),
+    ("token", r"SG\.[\w-]{16,}\.[\w-]{16,}|do[opr]_v1_[a-f0-9]{64}"),
+    ("token", r"pn[ub]_[A-Za-z0-9]{30,}|dckr_(?:pat|oat)_[\w-]{20,}|dapi[a-f0-9]{32}"),
+)
+
+
+@cache
+def _tokens() -> list[tuple[str, re.Pattern[str]]]:
+    return [(f"[secret: {label}]", re.compile(_begin("A-Za-z0-9") + f"(?:{pattern})")) for label, pattern in _TOKENS]
+
+
+@cache
+def _token_hint() -> re.Pattern[str]:
+    """Match where any token may begin, by its first letters: most texts hold none."""
+    return re.compile(
+        "AKIA|ASIA|ABIA|ACCA|hf_|api_org_|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|xox|xapp-|sk-|wandb_v|gsk_|r8_|AIza|ya29|"
+        "GOCSPX-|eyJ|npm_|pypi-|[srp]k_(?:live|test)_|whsec_|SG\\.|do[opr]_v1_|pn[ub]_|dckr_|dapi"
+    )
+
+
 @cache
 def _shapes() -> tuple[_Shape, ...]:
     def has(*parts: str) -> Callable[[str], bool]:
@@ -275,7 +313,7 @@ def _shapes() -> tuple[_Shape, ...]:
     def has_any_case(*parts: str) -> Callable[[str], bool]:
         return lambda text: any(part in lower for lower in [text.lower()] for part in parts)
 
-    def token(label: str, pattern: str, *hints: str, characters: str = r"\w-") -> _Shape:
+    def token(label: str, pattern: str, *hints: str, characters: str = "A-Za-z0-9") -> _Shape:
         return _Shape(has(*hints), re.compile(_begin(characters) + f"(?:{pattern})"), f"[secret: {label}]")
 
     sign = r"(?:\\[^\"'\s]|,(?=\S)|[^\s\"'\\,;&<>])"
@@ -307,11 +345,13 @@ def _shapes() -> tuple[_Shape, ...]:
         token("webhook", r"(?<=/api/webhooks/)\d+/[\w-]+", "/api/webhooks/", characters=r"\w-"),
         _Shape(
             has_any_case("basic"),
-            re.compile(r"(?i)\b(basic(?:\s{1,3}|%20|\+))([A-Za-z0-9+/_-]{6,}={0,2})"),
+            re.compile(r"(?i)(?<![A-Za-z0-9])(basic(?:\s{1,3}|%20|\+))([A-Za-z0-9+/_-]{6,}={0,2})"),
             _basic,
         ),
         _Shape(
-            has_any_case("bearer"), re.compile(rf"(?i)\b(bearer(?:\s{{1,3}}|%20|\+))({value})"), partial(_hidden, 2)
+            has_any_case("bearer"),
+            re.compile(rf"(?i)(?<![A-Za-z0-9])(bearer(?:\s{{1,3}}|%20|\+))({value})"),
+            partial(_hidden, 2),
         ),
         _Shape(
             has_any_case("authorization"),
@@ -322,22 +362,11 @@ def _shapes() -> tuple[_Shape, ...]:
         ),
         _Shape(
             has_any_case("cookie"),
-            re.compile(r"(?i)\b((?:set-)?cookie[\\\"']{0,4}\s{0,3}:\s{0,3}[\\\"']{0,4})([\w.%-]+=[^\r\n\"'\\]+)"),
+            re.compile(
+                r"(?i)(?<![A-Za-z0-9])((?:set-)?cookie[\\\"']{0,4}\s{0,3}:\s{0,3}[\\\"']{0,4})([\w.%-]+=[^\r\n\"'\\]+)"
+            ),
             r"\1[secret: header]",
         ),
-        token("AWS key", r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Z])", "AKIA", "ASIA", "ABIA", "ACCA"),
-        token("hub token", r"(?:hf_|api_org_)[A-Za-z0-9]{20,}", "hf_", "api_org_"),
-        token("git token", r"(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{20,}", "gh", "github_pat_"),
-        token("git token", r"gl(?:pat|dt|rt|soat|ptt|ft|imt|agent|cbt|oas|ffct)-[\w.-]{16,}", "gl"),
-        token("token", r"xox[abeoprs]-[\w.-]{10,}|xapp-\d-[\w-]{10,}", "xox", "xapp-"),
-        token("token", r"sk-(?=[\w-]*\d)[\w-]{20,}|sk-ant-[\w-]{10,}", "sk-"),
-        token("token", r"wandb_v\d_\w{20,}|gsk_[A-Za-z0-9]{20,}|r8_[A-Za-z0-9]{30,}", "wandb_v", "gsk_", "r8_"),
-        token("token", r"AIza[\w-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}", "AIza", "ya29.", "GOCSPX-"),
-        token("token", r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", "eyJ"),
-        token("token", r"npm_[A-Za-z0-9]{30,}|pypi-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{16,}", "npm_", "pypi-"),
-        token("token", r"[srp]k_(?:live|test)_[0-9A-Za-z]{10,}|whsec_[\w+/=]{20,}", "k_live_", "k_test_", "whsec_"),
-        token("token", r"SG\.[\w-]{16,}\.[\w-]{16,}|do[opr]_v1_[a-f0-9]{64}", "SG.", "_v1_"),
-        token("token", r"pn[ub]_[A-Za-z0-9]{30,}|dckr_(?:pat|oat)_[\w-]{20,}|dapi[a-f0-9]{32}", "pn", "dckr_", "dapi"),
         _Shape(
             has_any_case("password", "login"),
             re.compile(r"(?i)(\blogin\s{1,9}\S+\s{1,9}password\s{1,9})(\S+)"),

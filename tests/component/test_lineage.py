@@ -23,6 +23,7 @@ from distar.lineage.record import digests
 from distar.lineage.runs import runs_behind
 from distar.secrets import without_secrets
 from tests.miniature import edit, git_init, record_of
+from tests.property.test_secrets import ENVIRONMENT
 
 PROFILE = Path("profiles/mini.yaml")
 UNPUBLISHED = [stage for stage in STAGES if stage != "publish"]
@@ -139,21 +140,38 @@ def test_the_statement_names_everything_that_the_release_was_made_from(packaged:
     assert external["parameters"]["train"]["num_steps"] == 4
 
 
-def test_no_secret_lands_in_a_record_or_a_statement(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, secret in PLANTED.items():
+def test_no_secret_lands_in_anything_written_or_printed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The whole chain, with secrets in the environment, the remote, names of changed files and an address."""
+    planted = {**ENVIRONMENT, **PLANTED}
+    for name, secret in planted.items():
         monkeypatch.setenv(name, secret)
+    tokens = [PLANTED["HF_TOKEN"], PLANTED["GIT"], "xoxb-123456789012-aBcDeFgHiJkL", "AKIAIOSFODNN7EXAMPLE"]
     git_init(project)
     remote = f"https://robot:{PLANTED['GIT']}@example.org/team/project.git"
     subprocess.run(["git", "remote", "add", "origin", remote], check=True)
-    Path(f"made with {PLANTED['HF_TOKEN']} and {PLANTED['TEAM_PASSWORD']}").touch()  # named as a change
-    for stage in UNPUBLISHED:
+    before = {path for path in project.rglob("*") if path.is_file()}
+    named = [f"changed-{token}" for token in tokens] + [f"{PLANTED['TEAM_PASSWORD']} password=Zx81-hidden-Zx81"]
+    for name in named:
+        (project / name).touch()
+    for stage in STAGES:
         assert main([stage]) == 0
-    written = "".join(path.read_text() for path in Path("runs").rglob("*.json"))
-    written += json.dumps(state_provenance(paths.RELEASE))
-    assert "https://example.org/team/project.git" in written
-    assert "[secret: TEAM_PASSWORD]" in written
-    for secret in PLANTED.values():
-        assert secret not in written
+    assert main(["audit", "export", "latest", "--openlineage", "events.jsonl"]) == 0
+    assert main(["audit", "export", "latest", "--ro-crate", "crate"]) == 0
+    assert main(["audit", "show", "latest", "--html", "page.html"]) == 0
+    assert main(["audit", "show", "latest"]) == 0
+    assert main(["audit", "export", "latest", "--openlineage", f"https://{PLANTED['GIT']}@localhost:1"]) == 1
+    written = {path for path in project.rglob("*") if path.is_file()} - before - {project / name for name in named}
+    assert {"runs", "published", "crate"} <= {path.relative_to(project).parts[0] for path in written}
+    contents = {path.name: path.read_bytes() for path in written} | {"printed": "".join(capfd.readouterr()).encode()}
+    records = b"".join(content for path, content in contents.items() if path.endswith(".json"))
+    assert b"https://example.org/team/project.git" in records
+    assert b"[secret: PAT]" in records  # the same password as the team's
+    hidden = ["Zx81-hidden-Zx81", *tokens, *planted.values(), *(json.dumps(one)[1:-1] for one in planted.values())]
+    for name, content in contents.items():
+        for secret in hidden:
+            assert secret.encode() not in content, (name, secret)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ _FIXED = settings(
     database=None,
     deadline=None,
     phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 _METRICS = json.loads((REPOSITORY / "metrics.json").read_text())
 _CARD = {name: {"sha256": "a" * 64, "source": "file://x", "num_prompts": 3} for name in ("train", "evaluation")}

@@ -96,7 +96,7 @@ ENVIRONMENT = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_found(shape: str) -> None:
     text, secret = SHAPES[shape]
-    for around in (text, f"before {text} after", f"({text})", json.dumps({"a": text})):
+    for around in (text, f"before {text} after", f"({text})", f"a-file_{text}", json.dumps({"a": text})):
         assert secret not in without_secrets(around, {}), without_secrets(around, {})
     assert secret not in json.dumps(without_secrets({"a": [text, {text: (text,)}]}, {}))
 
