@@ -157,9 +157,14 @@ def test_hostile_json_is_read_or_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "\n".join(rows))
     assert filtered_set(path, source_params("jsonl", "t"), None).prompts == ("a star", "bc", "\U0001f31f")
     deep = "[" * 100_000
-    for kind, content in (("jsonl", f'{{"t": "a", "x": {deep}'), ("jsonl", deep), ("coco", deep)):
+    cases: list[tuple[PromptFormat, str | None, str]] = [
+        ("jsonl", "t", f'{{"t": "a", "x": {deep}'),
+        ("jsonl", "t", deep),
+        ("coco", None, deep),
+    ]
+    for kind, column, content in cases:
         with pytest.raises(PromptError, match="nested too deep"):
-            read(write(tmp_path / "deep.json", content), kind, "t" if kind == "jsonl" else None)
+            read(write(tmp_path / "deep.json", content), kind, column)
 
 
 def test_invisible_differences_are_no_difference(tmp_path: Path) -> None:
