@@ -244,7 +244,7 @@ def fuzz(kind: PromptFormat, folder: Path, max_examples: int) -> None:
         max_examples=max_examples,
         deadline=5000,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         print_blob=False,
     )
     @given(mutated(SEEDS[kind]))
