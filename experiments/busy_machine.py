@@ -19,10 +19,13 @@ import time
 from typing import Any
 
 WAITING = {
-    "as OpenMP has it": {},
     "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "GOMP_SPINCOUNT=3000": {"GOMP_SPINCOUNT": "3000"},
+    "as OpenMP has it": {},
 }
+
+
+_BATCH, _WARM_UPS = 4, 2
 
 
 def main() -> None:
@@ -46,7 +49,7 @@ def measure(seconds: float, variables: dict[str, str]) -> dict[str, Any]:
         "load": round(load, 1),
         "alone": alone["iterations_a_second"],
         "two_at_once": [one["iterations_a_second"] for one in together],
-        "weights_after_3": sorted({one["weights_after_3"] for one in (alone, *together)}),
+        "weights": sorted({one["weights"] for one in (alone, *together)}),
     }
 
 
@@ -62,7 +65,7 @@ def run(processes: int, seconds: float, variables: dict[str, str]) -> list[dict[
 
 
 def iterate(seconds: float) -> dict[str, Any]:
-    """Iterate for a while; say how fast, and hash the generator's weights after three iterations."""
+    """Iterate for a while; say how fast, and hash the generator's weights after the first ones."""
     import torch
 
     from distar.bench.iteration import run_iteration
@@ -71,18 +74,18 @@ def iterate(seconds: float) -> dict[str, Any]:
 
     prepare_torch(bench_runtime())
     subject = make_subject("tiny", torch.device("cpu"))
-    reference, batch = subject.family.reference(), subject.batch(16)
-    for _ in range(3):
-        run_iteration(subject, reference, batch, 16)
+    reference, batch = subject.family.reference(), subject.batch(_BATCH)
+    for _ in range(_WARM_UPS):
+        run_iteration(subject, reference, batch, _BATCH)
     weights = hashlib.sha256()
     for parameter in subject.generator.module.parameters():
         weights.update(parameter.detach().numpy().tobytes())
     begun, count = time.perf_counter(), 0
     while time.perf_counter() - begun < seconds:
-        run_iteration(subject, reference, batch, 16)
+        run_iteration(subject, reference, batch, _BATCH)
         count += 1
     speed = count / (time.perf_counter() - begun)
-    return {"iterations_a_second": round(speed, 2), "weights_after_3": weights.hexdigest()[:16]}
+    return {"iterations_a_second": round(speed, 2), "weights": weights.hexdigest()[:16]}
 
 
 if __name__ == "__main__":

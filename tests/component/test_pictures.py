@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ def fuzz(max_examples: int) -> None:
     @settings(max_examples=max_examples, deadline=5000, database=None)
     @given(mutated(GOOD))
     def reads_or_refuses(content: bytes) -> None:
-        with suppress(ReleaseError):
+        with contextlib.suppress(ReleaseError):
             assert read_png(content, "x", ReleaseError).mode == "RGB"
 
     reads_or_refuses()

@@ -157,11 +157,14 @@ def test_hostile_json_is_read_or_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "\n".join(rows))
     assert filtered_set(path, source_params("jsonl", "t"), None).prompts == ("a star", "bc", "\U0001f31f")
     deep = "[" * 100_000
-    first = f'{{"t": "a", "x": {deep}'
-    cases: tuple[tuple[PromptFormat, str], ...] = (("jsonl", first), ("jsonl", deep), ("coco", deep))
-    for kind, content in cases:
+    cases: list[tuple[PromptFormat, str | None, str]] = [
+        ("jsonl", "t", f'{{"t": "a", "x": {deep}'),
+        ("jsonl", "t", deep),
+        ("coco", None, deep),
+    ]
+    for kind, column, content in cases:
         with pytest.raises(PromptError, match="nested too deep"):
-            read(write(tmp_path / "deep.json", content), kind, "t" if kind == "jsonl" else None)
+            read(write(tmp_path / "deep.json", content), kind, column)
 
 
 def test_invisible_differences_are_no_difference(tmp_path: Path) -> None:
@@ -241,7 +244,7 @@ def fuzz(kind: PromptFormat, folder: Path, max_examples: int) -> None:
         max_examples=max_examples,
         deadline=5000,
         database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         print_blob=False,
     )
     @given(mutated(SEEDS[kind]))
