@@ -5,7 +5,6 @@ Everything that draws is the release's own, as those who download it have it; wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from rich.console import RenderableType
 from rich.table import Table
-from ruamel.yaml import YAML
 
 from distar import paths
 from distar.diffusion.families.family import Family
@@ -26,6 +24,7 @@ from distar.evaluation.gate import Evaluated
 from distar.evaluation.params import Protocol
 from distar.evaluation.protocols import estimate
 from distar.evaluation.sampling import Draw, Requests, draw_batch, one_step
+from distar.evaluation.summary import read_metrics
 from distar.hashing import fingerprint
 from distar.loading import load_scorers
 from distar.params import Params, load_params
@@ -83,9 +82,8 @@ class _Release:
     @classmethod
     def read(cls, folder: Path) -> _Release:
         try:
-            params = YAML(typ="safe").load((folder / "params.yaml").read_text(encoding="utf-8"))
-            metrics = json.loads((folder / paths.METRICS.name).read_text(encoding="utf-8"))
-            return cls(folder, params, metrics, Evaluated.read(lambda name: (folder / name).read_bytes()))
+            evaluated = Evaluated.read(lambda name: (folder / name).read_bytes())
+            return cls(folder, evaluated.parameters, read_metrics(folder / paths.METRICS.name), evaluated)
         except FileNotFoundError as error:
             raise ReleaseError(
                 f"{error.filename} does not exist; name the folder of a release: `distar release download` makes one"

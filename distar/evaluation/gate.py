@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -18,9 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Group, RenderableType
 from rich.table import Table
-from ruamel.yaml import YAML
 
 from distar import paths
+from distar.documents import read_json, read_yaml
 from distar.errors import ParameterError, ReleaseError
 from distar.release.bom import BOM
 
@@ -92,8 +91,8 @@ class Evaluated:
         """
         try:
             rows = list(csv.DictReader(io.StringIO(read(paths.SCORES.name).decode(), newline="")))
-            parameters = YAML(typ="safe").load(read("params.yaml").decode())
-            bill = json.loads(read(BOM))
+            parameters = read_yaml(read("params.yaml"), "the release's params.yaml", ReleaseError)
+            bill = read_json(read(BOM), f"the release's {BOM}", ReleaseError)
             columns = {
                 name: [float(row[name]) if row[name] else None for row in rows]
                 for name in rows[0]
@@ -106,7 +105,7 @@ class Evaluated:
                 parameters,
                 {name: _identity(name, reward, bill) for name, reward in parameters["rewards"].items()},
             )
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
             raise ReleaseError(
                 f"the release's evaluation cannot be read: {error!r} in {paths.SCORES.name}, params.yaml or "
                 f"{BOM}; package it again with `dvc repro -f package`"
