@@ -36,7 +36,7 @@ def makefile_targets() -> set[str]:
 def test_readme_begins_with_the_two_commands_and_ci_runs_the_second() -> None:
     readme = [words for page, words in commands() if page == "README.md"]
     assert readme[:2] == [["make", "repro"], ["make", "test"]]
-    assert (REPOSITORY / ".ci" / "run").read_text().splitlines()[-1] == "make test-all"
+    assert (REPOSITORY / ".ci" / "run").read_text().splitlines()[-1] == "make test"
 
 
 @pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: value if isinstance(value, str) else value[0])
