@@ -105,15 +105,16 @@ class Evidence:
         """
         if self.attested:
             return self.attested[0]
-        here = f"{self.store.url}: release {self.release}"
         if self.statements.readable:
             raise ReleaseError(
-                f"{here}: none of the trusted keys signed what is stated of how it was made; name its key with --key, "
+                f"{self.store.url}: none of the trusted keys signed what is stated of how release {self.release} was "
+                "made; name its key with --key, "
                 "or leave trusted keys out (publish.trusted_keys: []) to see what others state"
             )
         damaged = "".join(f"; {one.name}: {one.reason}" for one in self.statements.unreadable)
         raise ReleaseError(
-            f"{here}: nothing is stated of how it was made{damaged}; publish it again from the project that made it"
+            f"{self.store.url}: nothing is stated of how release {self.release} was made{damaged}; publish it again "
+            "from the project that made it"
         )
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Literal, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -20,7 +18,8 @@ from rich.text import Text
 
 from distar.atomic import written_whole
 from distar.audit.graph import Kind, Node, draw
-from distar.errors import ParameterError, StorageError
+from distar.errors import ParameterError, ReleaseError, StorageError
+from distar.pictures import read_png
 from distar.text import plain
 
 Status = Literal["good", "bad", "neutral"]
@@ -197,8 +196,11 @@ def _rows_table(section: Rows, cell: Callable[[str], Text]) -> Table:
 
 
 def _size(png: bytes) -> str:
-    with Image.open(io.BytesIO(png)) as image:
-        return f"a picture of {image.width}×{image.height} pixels, which the HTML page shows"
+    try:
+        image = read_png(png, "the picture", ReleaseError)
+    except ReleaseError as error:
+        return f"not shown: {error}"
+    return f"a picture of {image.width}×{image.height} pixels, which the HTML page shows"
 
 
 def _hashes_marked(text: str) -> Markup:

@@ -16,7 +16,7 @@ from distar.lineage.record import digest_of_pins
 from distar.secrets import without_secrets
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # what it has read is kept by each object, and goes with it
 class Repository:
     """The git repository of a project's folder; a folder that is in none knows no commit. Paths are the project's.
 

@@ -145,11 +145,7 @@ def _single_signatures(findings: Sequence[Finding], trusted: Sequence[Key]) -> I
     """Name what a key signed of two: it signs the provenance and the folder together, so one was removed or added."""
     keys = {key.keyid for key in trusted}
     signed = {
-        suffix: {
-            one.keyid
-            for one in findings
-            if one.attestation.endswith(suffix) and one.keyid and (one.status == "valid" or one.keyid not in keys)
-        }
+        suffix: {one.keyid for one in findings if one.keyid and one.attestation.endswith(suffix)}
         for suffix in (ENVELOPE_SUFFIX, MODEL_SUFFIX)
     }
     for suffix, kind, other in (
@@ -186,7 +182,7 @@ def _provenance(evidence: Evidence, repository: Repository) -> Iterator[Check]:
     for unreadable in evidence.statements.unreadable:
         yield Check(f"statement {_short(unreadable.name)}", "gap", f"it cannot be read: {unreadable.reason}")
     if not evidence.attested:
-        yield Check("provenance", "gap", "not checked: there is no statement that counts")
+        yield Check("statement", "gap", "not checked: there is no statement that counts")
     for attested in evidence.attested:
         about = "" if len(evidence.attested) == 1 else f" (statement {_short(attested.name)})"
         for check in _statement(evidence, attested, repository):
