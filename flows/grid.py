@@ -127,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("path", nargs="?", default="experiments/tiny_grid.yaml", help="the grid file")
     options = parser.parse_args(arguments)
     try:
-        read_plan(Path(options.path))  # a wrong one is told before a server is started
         check_server()
+        read_plan(Path(options.path))  # a wrong one is told before a server is started
         grid(options.path)
     except DistarError as error:
         print(f"grid: {type(error).__name__}: {error}", file=sys.stderr)
