@@ -68,7 +68,7 @@ def test_figures_measured_otherwise_are_not_set_beside(reproduced: Path, setting
 
 def test_what_cannot_be_scored_is_refused(reproduced: Path) -> None:
     (reproduced / "empty.txt").write_text("\n")
-    assert "ReleaseError: outputs/params.yaml does not exist" in scored("outputs", status=1)
+    assert "ReleaseError: outputs/scores.csv does not exist" in scored("outputs", status=1)
     assert "PromptError: empty.txt holds no prompt" in scored("outputs/release", "--prompts", "empty.txt", status=1)
     edit(reproduced / "outputs" / "release" / "params.yaml", "reference", "family", value="unheard")
     assert "is not understood by this version" in scored("outputs/release", status=1)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from distar.__main__ import STAGES, main
-from tests.miniature import REPOSITORY, edit, record_of, run_dvc
+from tests.miniature import REPOSITORY, edit, git_init, record_of, run_dvc
 
 
 def fresh_copy(folder: Path) -> Path:
@@ -32,7 +32,7 @@ def fresh_copy(folder: Path) -> Path:
         ("evaluate", "diversity", "num_prompts"): 4,
     }.items():
         edit(profile, *keys, value=value)
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    git_init(folder)
     return folder
 
 
