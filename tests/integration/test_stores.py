@@ -690,7 +690,7 @@ def test_the_commands_from_publish_to_verify(packaged: Path, capsys: pytest.Capt
 
     assert data("download", "production", "--out", "got") == {"release": second, "folder": "got"}
     assert contents(Path("got")) == contents(packaged)
-    assert data("verify", "production") == {"release": second, "problems": []}
+    assert data("verify", "production") == {"release": second, "problems": [], "alias_problems": {}}
     assert "every file is there" in run("verify", "production")
 
 
