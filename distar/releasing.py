@@ -220,9 +220,10 @@ def history_table(moves: Sequence[Move]) -> RenderableType:
 
 def verified_table(found: Verified) -> RenderableType:
     """Show what a check of a stored release found."""
-    aliases = _alias_problems(found.alias_problems)
+    aliases = list(_alias_problems(found.alias_problems))
     if not found.problems:
-        return Group(f"release {found.release}: every file is there, as its manifest says", *aliases)
+        sound = f"release {found.release}: every file is there, as its manifest says"
+        return Group(sound, *aliases) if aliases else sound
     rows = Table("file", "problem", "expected", "found")
     for one in found.problems:
         rows.add_row(*map(plain, (one.what, one.problem, one.expected, one.got or "-")))

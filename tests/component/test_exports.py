@@ -84,7 +84,7 @@ def test_what_is_no_statement_of_a_recorded_release_is_refused(export: str, rele
             case "mlflow":
                 return log_release(statement, released.folder, f"sqlite:///{tmp_path}/mlflow.db", "releases")
 
-    with pytest.raises(ReleaseError, match="not one of a release"):
+    with pytest.raises(ReleaseError, match="the statement does not have the form"):
         exported({"_type": "https://in-toto.io/Statement/v1", "predicate": {}})
     released.statement["predicate"]["buildDefinition"]["internalParameters"]["runs"] = []
     with pytest.raises(ReleaseError, match="no recorded run"):
