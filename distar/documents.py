@@ -111,8 +111,7 @@ def read_yaml(content: bytes, shown_as: str, error: type[DistarError]) -> Any:
     """
     try:
         text = _text(content, MAX_YAML_BYTES)
-        if "&" in text:  # without an anchor nothing is written out more than once
-            _check_size(YAML(typ="safe", pure=True).parse(text))
+        _check_size(YAML(typ="safe", pure=True).parse(text))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the nearer one counts, as YAML has it
             value = YAML(typ="safe", pure=True).load(text)

@@ -265,12 +265,15 @@ def _begin(characters: str) -> str:
 
 @cache
 def _user_of_url() -> re.Pattern[str]:
-    """Find user and password of a URL. A host with a port is none; what stands after a path's `@` may be a commit."""
+    """Find user and password of a URL. A host with a port is none; what stands after a path's `@` may be a commit.
+
+    The hub's `hf://name@revision` has no user.
+    """
     host = r"(?![0-9a-f]{40}\b)(?:\[[0-9a-fA-F:]+\]|[\w.-]*)(?![\w@])"
     return re.compile(
         r"(?<=://)(?:"
         r"(?!(?:localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-fA-F:]+\]):\d{1,5}(?:[/?#\s\"'<>]|\Z))"
-        rf"[^/\s:@?#\"'<>]*:(?:(?!://)[^\s\"'<>])*@(?={host})|[^/\s@?#\"'<>]*@)+"
+        rf"[^/\s:@?#\"'<>]*:(?:(?!://)[^\s\"'<>])*@(?={host})|(?<!hf://)[^/\s@?#\"'<>]*@)+"
     )
 
 
