@@ -137,7 +137,12 @@ def test_nothing_within_a_longer_word_is_replaced() -> None:
 
 
 def test_folders_and_paths_are_no_secrets() -> None:
-    environment = {"PWD": "/home/me/project-1", "OLDPWD": "/home/me/old-1", "PATH": "/usr/bin-1", "KEY_FILE": "/keys/one-1"}
+    environment = {
+        "PWD": "/home/me/project-1",
+        "OLDPWD": "/home/me/old-1",
+        "PATH": "/usr/bin-1",
+        "KEY_FILE": "/keys/one-1",
+    }
     text = "/home/me/project-1 /home/me/old-1 /usr/bin-1 /keys/one-1"
     assert without_secrets(text, environment) == text
 
