@@ -31,12 +31,13 @@ from rich.table import Column, Table
 
 from distar.commands.arguments import Parser
 from distar.credentials import refuse_more_than_an_address
-from distar.errors import DistarError, ParameterError
+from distar.errors import ParameterError
 from distar.release.storage import open_store
 from distar.secrets import print_exception
 from distar.shared_params import PARAMS_PATH, RootParams, ScheduleParams, load_shared
 from flows import gpu
 from flows.events import PROMPTSET_PUBLISHED, REWARD_REGRESSED, require_server
+from flows.exit_status import exit_status
 from flows.pipeline import pipeline
 from flows.retrain import retrain
 from flows.watch import watch
@@ -209,7 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     notifying = commands.add_parser("notify", help="tell failures through a notification block")
     notifying.add_argument("--block", required=True, metavar="TYPE/NAME", help="as `prefect block ls` lists it")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         if options.command == "notify":
             notify(options.block)
         elif options.dry_run:
@@ -217,10 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _show(deployments(shared, options.store), shared, options.store, Console())
         else:
             serve_all(load_shared(), options.store)
-    except DistarError as error:
-        print(f"deployments: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status("deployments", run, "Start it, and this command again.")
 
 
 if __name__ == "__main__":

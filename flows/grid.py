@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 from distar.commands.arguments import Parser
 from distar.credentials import refuse_credentials
 from distar.documents import content_of, read_yaml, validated
-from distar.errors import DistarError, ParameterError
+from distar.errors import ParameterError
 from distar.evaluation.summary import read_metrics
 from distar.git import current_revision
 from distar.secrets import print_exception
@@ -36,6 +36,7 @@ from distar.worktree import DVC, worktree
 from flows.changes import check_changes, edit, read_table
 from flows.commands import stream
 from flows.events import check_server
+from flows.exit_status import exit_status
 
 Row = dict[str, str | int | float]
 
@@ -85,8 +86,8 @@ def grid(path: str) -> None:
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
-    create_table_artifact(key="grid", table=rows, description=f"{source.name}: every variant and seed")
     Console().print(summary(rows))
+    create_table_artifact(key="grid", table=rows, description=f"{source.name}: every variant and seed")
 
 
 def read_plan(source: Path) -> Plan:
@@ -126,14 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", nargs="?", default="experiments/tiny_grid.yaml", help="the grid file")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         check_server()
         read_plan(Path(options.path))  # a wrong one is told before a server is started
         grid(options.path)
-    except DistarError as error:
-        print(f"grid: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status("grid", run, "The CSV has every run that ended; run the grid again: it goes on where it stood.")
 
 
 if __name__ == "__main__":

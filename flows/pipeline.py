@@ -60,6 +60,7 @@ from distar.worktree import DVC, output_of, worktree
 from flows.changes import add_set_option, changed_parameters
 from flows.commands import Command, CommandError, stream
 from flows.events import check_server
+from flows.exit_status import exit_status
 from flows.gpu import the_gpu
 
 CHAMPION = "champion"
@@ -375,20 +376,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="tell what would run, and run nothing")
     options = parser.parse_args(arguments)
     changes = dict(options.changes)
-    try:
+
+    def run() -> None:
         order = chosen_stages(options.first, options.only, changes)  # a wrong one is told before a server is started
         if options.dry_run:
             _show_foreseen(order, changes)
-        else:
-            check_server()
-            # whoever is there sees it end; Prefect would wait up to a second for the thread of its signs of life
-            without_heartbeat = temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-            with without_heartbeat, nullcontext() if changes else started_ahead(order):
-                pipeline(options.first, options.only, changes)
-    except DistarError as error:
-        print(f"pipeline: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+            return
+        check_server()
+        # whoever is there sees it end; Prefect would wait up to a second for the thread of its signs of life
+        without_heartbeat = temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+        with without_heartbeat, nullcontext() if changes else started_ahead(order):
+            pipeline(options.first, options.only, changes)
+
+    kept = "DVC keeps the stages that ended; run the pipeline again: it goes on where it stood."
+    return exit_status("pipeline", run, kept)
 
 
 def _show_foreseen(order: Sequence[str], changes: Mapping[str, Any]) -> None:

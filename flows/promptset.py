@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from prefect.events import Event, Resource, get_events_client
 
 from distar.commands.arguments import Parser
-from distar.errors import DistarError, ParameterError
+from distar.errors import ParameterError
 from distar.secrets import print_exception
 from flows.events import PROMPTSET_PUBLISHED, require_server
+from flows.exit_status import exit_status
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -46,12 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="the prompt set's name")
     options = parser.parse_args(arguments)
-    try:
-        announce(options.name)
-    except DistarError as error:
-        print(f"promptset: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status("promptset", lambda: announce(options.name), "Whether it heard is not known: announce again.")
 
 
 if __name__ == "__main__":

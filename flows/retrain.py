@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
@@ -22,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -36,7 +34,7 @@ from distar.audit.evidence import gather
 from distar.commands.arguments import Parser
 from distar.credentials import refuse_credentials
 from distar.documents import validated
-from distar.errors import DistarError, ParameterError, ReleaseError, StorageError
+from distar.errors import ParameterError, ReleaseError, StorageError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
 from distar.git import run_git
 from distar.lineage.pipeline import DVC_LOCK
@@ -48,6 +46,7 @@ from distar.worktree import DVC, output_of, worktree
 from flows.changes import PARAMS, Changed, add_set_option, changed_parameters
 from flows.commands import CommandError
 from flows.events import check_server
+from flows.exit_status import exit_status
 from flows.pipeline import (
     CHAMPION,
     PUBLISH,
@@ -346,23 +345,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_set_option(parser)
     parser.add_argument("--reason", default="by hand", help="why, for the record")
     options = parser.parse_args(arguments)
-    try:
+
+    def run_it() -> None:
         refuse_credentials(vars(options), "argument")
         check_server()
-        outcome = retrain(options.revision, options.profile, dict(options.changes), options.reason)
-    except DistarError as error:
-        print(f"retrain: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except httpx.TransportError as error:
-        print(
-            f"retrain: the Prefect server was lost ({error}), and shows nothing of what came after. What this run "
-            f"decided is told above, and on the newest branch: git log --branches='{_BRANCHES}/*'",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)  # Prefect would go on for minutes to tell that server of its events
-    print(outcome.told)
-    return 0
+        print(retrain(options.revision, options.profile, dict(options.changes), options.reason).told)
+
+    kept = f"What this run decided is told above, and on the newest branch: git log --branches='{_BRANCHES}/*'"
+    return exit_status("retrain", run_it, kept)
 
 
 if __name__ == "__main__":

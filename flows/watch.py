@@ -38,8 +38,9 @@ from distar.release.releases import find
 from distar.releasing import at_hand, chosen_store
 from distar.secrets import print_exception
 from distar.worktree import DVC, worktree
-from flows.commands import CommandError, stream
+from flows.commands import stream
 from flows.events import REWARD_REGRESSED, check_server
+from flows.exit_status import exit_status
 from flows.gpu import the_gpu
 
 _SERIES = "watch"  # the artifact's key
@@ -238,13 +239,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--margin", type=non_negative, default=3.0, help="how far it may fall, in standard errors (3)")
     parser.add_argument("--store", metavar="URL", help="file://folder or s3://bucket/prefix (that of params.yaml)")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         check_server()
-        row = watch(options.alias, options.prompts, options.margin, options.store)
-    except (DistarError, CommandError) as error:
-        print(f"watch: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 2 if row["regressed"] else 0
+        return 2 if watch(options.alias, options.prompts, options.margin, options.store)["regressed"] else 0
+
+    return exit_status("watch", run, "The series lacks this watch: watch again.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+import yaml
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
@@ -294,6 +296,40 @@ def test_a_lost_server_stops_no_training(undisturbed: tuple[Scene, str]) -> None
     assert f"Release {expected} " in scene.log()
     assert f"release {expected[:12]}" in git(scene.project, "log", "--format=%s", "--branches=retrain/*")
     assert "retrain: the Prefect server was lost" in scene.log()
+    scene.assert_quiet()
+    assert worktrees(scene) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["flows.pipeline"], "pipeline: the Prefect server was lost"),
+        (["flows.grid", "grid.yaml"], "grid: the Prefect server was lost"),
+    ],
+    ids=["pipeline", "grid"],
+)
+def test_a_lost_server_stops_no_stage(
+    undisturbed: tuple[Scene, str], words: list[str], expected: str, tmp_path: Path
+) -> None:
+    """What was begun is done; the last line says that the server is lost, and how to go on."""
+    scene, release = undisturbed
+    forget_the_training(scene.project)
+    profile = yaml.safe_load((scene.project / "params.yaml").read_text())["profile"]
+    grid = {"profile": profile, "seeds": [0], "variants": {"as it is": {}}}
+    (scene.project / "grid.yaml").write_text(json.dumps(grid))
+    with a_server(tmp_path) as (server, address):
+        lonely = scene._replace(server=address)
+        with lonely.running_flow(*words) as run:
+            assert wait_for(lambda: "Running stage 'train'" in scene.log(), 120), scene.log()
+            server.kill()
+            server.wait()
+            assert run.wait(300) == 1
+    assert expected in scene.log().splitlines()[-1]
+    assert "it goes on where it stood" in scene.log().splitlines()[-1]
+    if words == ["flows.pipeline"]:
+        assert release_ids(scene.store) == [release]
+    else:
+        assert (scene.project / "grid.csv").read_text().count("\n") == 2
     scene.assert_quiet()
     assert worktrees(scene) == 1
 
