@@ -11,6 +11,7 @@ import json
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -66,7 +67,7 @@ def content_of(path: Path, error: type[DistarError], if_missing: str) -> bytes:
         raise error(f"{path} does not exist; {if_missing}") from None
     except (OSError, ValueError) as problem:  # a folder, no permission; a name that holds NUL or is too long
         reason = problem.strerror if isinstance(problem, OSError) else problem
-        raise error(f"{printable(str(path))[:500]} cannot be read: {reason}") from None
+        raise error(f"{str(path)[:500]} cannot be read: {reason}") from None
 
 
 def read_json(content: bytes, shown_as: str, error: type[DistarError]) -> Any:
@@ -111,10 +112,10 @@ def read_yaml(content: bytes, shown_as: str, error: type[DistarError]) -> Any:
     """
     try:
         text = _text(content, MAX_YAML_BYTES)
-        _check_size(YAML(typ="safe", pure=True).parse(text))
+        _check_size(YAML(typ="safe").parse(text))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the nearer one counts, as YAML has it
-            value = YAML(typ="safe", pure=True).load(text)
+            value = YAML(typ="safe").load(text)
         _check(value)
     except (YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as problem:
         raise error(f"{shown_as} is not a YAML document that can be read: {_reason(problem, content)}") from None
@@ -137,15 +138,8 @@ def validated(form: Any, value: Any, shown_as: str, error: type[DistarError]) ->
         return TypeAdapter(form).validate_python(value)
     except ValidationError as problem:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problem.errors()[:3]]
-        told = printable("; ".join(faults))
+        told = "; ".join(faults)
         raise error(f"{shown_as} does not have the form that is expected: {told}") from None
-
-
-def printable(text: str) -> str:
-    """Write what a terminal obeys, or what cannot be encoded, as escapes; line ends stay."""
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
-    )
 
 
 def _text(content: bytes, limit: int) -> str:
@@ -157,9 +151,8 @@ def _text(content: bytes, limit: int) -> str:
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _LimitError(f"the key {twice!r} stands twice in a table")
+        counts = Counter(name for name, _ in pairs)
+        raise _LimitError(f"the key {counts.most_common(1)[0][0]!r} stands twice in a table")
     return table
 
 
@@ -254,4 +247,4 @@ def _reason(problem: Exception, content: bytes) -> str:
         case UnicodeDecodeError():
             return f"it is not UTF-8 ({problem.reason} at byte {problem.start})"
         case _:
-            return printable(str(problem)[:500]) or type(problem).__name__
+            return str(problem)[:500] or type(problem).__name__

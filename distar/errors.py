@@ -14,14 +14,19 @@ DistarError
 
 from __future__ import annotations
 
+from distar.printable import printable
 from distar.secrets import without_secrets
 
 
 class DistarError(Exception):
-    """Base of all errors that a user can do something about; what they repeat passes the redaction of secrets."""
+    """Base of all errors that a user can do something about.
+
+    What they repeat may be a stranger's: it loses secrets, and what a terminal obeys stands as an escape.
+    """
 
     def __init__(self, *told: object) -> None:
-        super().__init__(*(without_secrets(one) for one in told))
+        clean = (without_secrets(one) for one in told)
+        super().__init__(*(printable(one) if isinstance(one, str) else one for one in clean))
 
 
 class ParameterError(DistarError):

@@ -194,12 +194,12 @@ def _label() -> re.Pattern[str]:
 def _with_keys(table: dict[Any, Any], text: Callable[[str], str]) -> dict[Any, Any]:
     """Copy a table with clean keys; none is lost where two become the same."""
     copy: dict[Any, Any] = {}
+    numbers: dict[Any, int] = {}
     for key, content in table.items():
-        clean = text(key) if isinstance(key, str) else key
-        number = 2
+        clean = base = text(key) if isinstance(key, str) else key
         while clean in copy:
-            clean = f"{text(key)} ({number})"
-            number += 1
+            numbers[base] = numbers.get(base, 1) + 1
+            clean = f"{base} ({numbers[base]})"
         copy[clean] = content
     return copy
 
@@ -339,7 +339,8 @@ def _shapes() -> tuple[_Shape, ...]:
         _Shape(
             has("%40"),
             re.compile(
-                r"(?<=%3A%2F%2F)[^\s\"'<>&%]*%3A[^\s\"'<>&]*%40(?=[\w.-]+)|(?<=%3A%2F%2F)[^\s\"'<>&%]*%40", re.I
+                r"(?<=%3A%2F%2F)[^\s\"'<>&%]*%3A(?:(?!%3A%2F%2F)[^\s\"'<>&])*%40(?=[\w.-]+)|(?<=%3A%2F%2F)[^\s\"'<>&%]*%40",
+                re.I,
             ),
             "",
         ),

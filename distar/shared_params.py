@@ -10,7 +10,7 @@ from zoneinfo import available_timezones
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from distar.credentials import refuse_credentials, refuse_more_than_an_address
-from distar.documents import content_of, printable, read_yaml
+from distar.documents import content_of, read_yaml
 from distar.errors import ParameterError
 from distar.evaluation.gate import GateParams
 
@@ -153,7 +153,7 @@ def read_strict(path: Path, model: type[ModelT]) -> ModelT:
         problems = error.errors()
         told = [_explain(path, problem) for problem in problems[:_MOST_TOLD]]
         told += [f"{path}: and {len(problems) - _MOST_TOLD} more"] if len(problems) > _MOST_TOLD else []
-        raise ParameterError(printable("\n".join(told))) from None
+        raise ParameterError("\n".join(told)) from None
 
 
 def _explain(path: Path, problem: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from distar.documents import printable
+from distar.printable import printable
 
 
 def plain(text: str, style: str = "") -> Text:

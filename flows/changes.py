@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from distar.audit.repository import Repository
 from distar.credentials import refuse_credentials
-from distar.documents import content_of, printable, read_yaml, validated
+from distar.documents import content_of, read_yaml, validated
 from distar.errors import ParameterError
 from distar.secrets import without_secrets
 
@@ -142,7 +142,7 @@ def _change(text: str) -> tuple[str, Any]:
             f"got {without_secrets(text)[:100]!r}, expected KEY=VALUE, such as train.reward_scale=2.0"
         )
     try:
-        read = read_yaml(value.encode("utf-8", "surrogateescape"), printable(key)[:100], ParameterError)
+        read = read_yaml(value.encode("utf-8", "surrogateescape"), key[:100], ParameterError)
         refuse_credentials({key: read}, "it")
     except ParameterError as error:
         raise argparse.ArgumentTypeError(str(error).replace("%", "%%")) from None

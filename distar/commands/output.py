@@ -17,7 +17,7 @@ def show(options: argparse.Namespace, data: object, shown: object) -> None:
 
     try:
         if options.json:
-            Console().print_json(data=data)
+            Console().print_json(data=data, ensure_ascii=True)
         else:
             Console().print(shown, highlight=False, markup=False, soft_wrap=isinstance(shown, str))
     except OSError as error:
