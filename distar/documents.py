@@ -25,7 +25,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from distar.errors import DistarError
 
 MAX_BYTES = 8 * 1024 * 1024
-MAX_YAML_BYTES = 512 * 1024
+MAX_YAML_BYTES = 256 * 1024
 MAX_VALUES = 200_000
 MAX_DEPTH = 64
 _MAX_DIGITS = 30
@@ -101,7 +101,7 @@ def read_yaml(content: bytes, shown_as: str, error: type[DistarError]) -> Any:
     """Read a YAML document (1.2, so that 1e-5 is a number).
 
     Args:
-        content: UTF-8, at most 512 KiB, nested at most 64 deep; at most 200,000 values once its aliases are written
+        content: UTF-8, at most 256 KiB, nested at most 64 deep; at most 200,000 values once its aliases are written
             out.
         shown_as: the document's name in messages.
         error: what is raised.

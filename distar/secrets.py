@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import html
 import json
 import os
 import re
@@ -26,7 +27,8 @@ _NO_BOUNDARY_FROM = 16
 _NAME = (
     r"SECRET|TOKEN(?!IZ)|PASSW|PASSPHRASE|CREDENTIAL|(?:API|ACCESS|PRIVATE|ACCOUNT|SIGNING|ENCRYPTION)_?KEY|COOKIE"
     r"|WEBHOOK|DATABASE_UR[LI]|CONNECTION_?STR|AUTH_?(?:STRING|HEADER|KEY|DATA)"
-    r"|(?:^|_)(?:PASS|PWD|PAT|DSN|AUTH|SESSION|KEY|JWT|SAS|SIG|SIGNATURE|CREDS?)\d*$"
+    r"|(?:^|_)(?:SSHPASS|PASS|PWD|PW|PAT|DSN|AUTH|SESSION|KEY|SK|JWT|SAS|SIG|SIGNATURE|CREDS?|HMAC|BEARER|PEM)\d*$"
+    r"|^AUTHORIZATION$|(?:^|_)MASTER_?KEY$|(?:SLACK|TEAMS|DISCORD|MATTERMOST)_(?:URL|HOOK)$|(?:^|_)[TH]?OTP(?:_|$)"
 )
 _PLAIN_NAME = r"^(?:PWD|OLDPWD|PATH)$|_(?:FILE|PATH|DIR|SOCK)$|^(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK)_"
 _STRONG_NAME = (  # of a table's entry, or before a colon: `key`, `auth` and `session` are words of texts, too
@@ -36,6 +38,11 @@ _STRONG_NAME = (  # of a table's entry, or before a colon: `key`, `auth` and `se
 _WORDS_OF_NAMES = (
     r"secret|token|pass|credential|key|cookie|webhook|database|connection|auth|pwd|pat|dsn|session|jwt|sas|sig"
 )
+
+_PLACEHOLDER = re.compile(r"\$\{?\w+\}?|\$\(.*|%\w+%|<[^<>]*>|\{.*\}|….*|\w{0,8}\*{3,}\w{0,8}", re.DOTALL)
+_URL_WITH_PASSWORD = re.compile(r"(?:[\w+.-]+://)?[^/\s:@]*:(?P<password>.+)@(?:[\w.-]+|\[[\w:]+\])(?::\d+)?(?:/.*)?")
+_USER_AND_PASSWORD = re.compile(r"[\w.@+-]+:(?P<password>(?!//).+)", re.DOTALL)
+_CODE = re.compile(r"[\w.]*[\w\])][(\[)].*|[A-Z]+(?:_[A-Z]+)+|[A-Za-z_]+(?:\.[A-Za-z_]+)+")  # in a traceback
 
 _NAMES_END = re.compile(r"[\w.-]+\Z")  # a name's part before the word that tells
 
@@ -121,25 +128,45 @@ def _known_secrets(environment: Mapping[str, str]) -> list[_Known]:
 
 
 def _secret_parts(name: str, content: str) -> Iterator[str]:
-    """Yield what of a variable is secret: all of it by its name, or the password of a URL."""
+    """Yield what of a variable is secret: all of it by its name, or the password of a URL.
+
+    Around it may be spaces, a line's end or quotes, which whoever uses it drops. Of several lines each counts, since
+    logs come line by line; of a JSON document what its entries' names tell.
+    """
+    content = content.strip()
     if _is_secret_name(name) and not ("/" in content and os.path.exists(content)):  # noqa: PTH110  any text may come
-        yield content
-        user, colon, password = content.partition(":")
-        if colon and user.isalnum() and "/" not in user and not password.startswith("//"):
-            yield password
+        yield from {content, content.strip("\"'")}
+        yield from _entries_of(content) if content.startswith("{") else map(str.strip, content.splitlines())
+        if match := _USER_AND_PASSWORD.fullmatch(content):
+            yield match["password"]
+    if "@" in content and (match := _URL_WITH_PASSWORD.fullmatch(content)):
+        yield from {match["password"], unquote(match["password"])}
     for user in _user_of_url().finditer(content) if "://" in content else ():
         name, colon, password = user[0].removesuffix("@").partition(":")
         secret = password if colon else name
         yield from {secret, unquote(secret)}
 
 
+def _entries_of(content: str) -> Iterator[str]:
+    """Yield the entries of a JSON table that are secret by their names, and each line of them."""
+    try:
+        table = json.loads(content)
+    except (ValueError, RecursionError):
+        return
+    for key, entry in table.items() if isinstance(table, dict) else ():
+        if isinstance(entry, str) and _is_secret_name(key):
+            yield from {entry, *entry.splitlines()}
+
+
 def _forms(secret: str) -> set[str]:
-    """Return a secret as it is, percent-encoded, and as JSON has it."""
+    """Return a secret as it is, and as URLs, JSON, Python, HTML and base64 have it."""
     encoded = secret.encode("utf-8", "surrogateescape")
     quoted = {quote(encoded, safe=""), quote(encoded), quote_plus(encoded)}
     lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in quoted}
-    escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    return {secret, *quoted, *lower, *escaped}
+    escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+    doubled = {json.dumps(form)[1:-1] for form in escaped}
+    others = {html.escape(secret), html.escape(secret, quote=False), base64.b64encode(encoded).decode()}
+    return {secret, *quoted, *lower, *escaped, *doubled, *others}
 
 
 @lru_cache(4096)
@@ -156,7 +183,7 @@ def _finding(form: str) -> re.Pattern[str]:
 def _is_telling(value: str) -> bool:
     """Say whether a value is long and varied enough to be a secret and not a word, a number or a placeholder."""
     value = value.strip()
-    if len(value) < _SHORTEST or len(set(value)) < 5 or value[0] in "$<{…" or "***" in value:
+    if len(value) < _SHORTEST or len(set(value)) < 5 or _PLACEHOLDER.fullmatch(value):
         return False
     if re.fullmatch(r"[A-Za-z]+\d{0,4}", value) and not re.search(r"[a-z][A-Z].*[a-z][A-Z]", value):
         return len(value) >= _SHORTEST_WORD
@@ -290,6 +317,7 @@ _TOKENS = (
     ("token", r"npm_[A-Za-z0-9]{30,}|pypi-(?=[\w-]{0,60}\d)(?=[\w-]{0,60}[A-Z])[\w-]{16,}"),
     ("token", r"[srp]k_(?:live|test)_[0-9A-Za-z]{10,}|whsec_[\w+/=]{20,}"),
     ("token", r"SG\.[\w-]{16,}\.[\w-]{16,}|do[opr]_v1_[a-f0-9]{64}"),
+    ("key", r"AGE-SECRET-KEY-1[A-Z0-9]{40,}"),
     ("token", r"pn[ub]_[A-Za-z0-9]{30,}|dckr_(?:pat|oat)_[\w-]{20,}|dapi[a-f0-9]{32}"),
 )
 
@@ -304,7 +332,7 @@ def _token_hint() -> re.Pattern[str]:
     """Match where any token may begin, by its first letters: most texts hold none."""
     return re.compile(
         "AKIA|ASIA|ABIA|ACCA|hf_|api_org_|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|xox|xapp-|sk-|wandb_v|gsk_|r8_|AIza|ya29|"
-        "GOCSPX-|eyJ|npm_|pypi-|[srp]k_(?:live|test)_|whsec_|SG\\.|do[opr]_v1_|pn[ub]_|dckr_|dapi"
+        "GOCSPX-|AGE-SECRET|eyJ|npm_|pypi-|[srp]k_(?:live|test)_|whsec_|SG\\.|do[opr]_v1_|pn[ub]_|dckr_|dapi"
     )
 
 
@@ -323,6 +351,7 @@ def _shapes() -> tuple[_Shape, ...]:
     value = rf"(?!\[secret: ){sign}{{6,}}+"
     quoted = r"(?<=[\"'])(?!\[secret: )(?:\\[^\"']|[^\"'\\\r\n]){6,}+"
     space = r"(?: |%20|\+)"
+    bytes_too = r"(?:b(?=[\\\"']))?"
     return (
         _Shape(
             has("PRIVATE"),
@@ -339,18 +368,49 @@ def _shapes() -> tuple[_Shape, ...]:
         _Shape(
             has("%40"),
             re.compile(
-                r"(?<=%3A%2F%2F)[^\s\"'<>&%]*%3A(?:(?!%3A%2F%2F)[^\s\"'<>&])*%40(?=[\w.-]+)|(?<=%3A%2F%2F)[^\s\"'<>&%]*%40",
+                r"(?<=%3A%2F%2F)[^\s\"'<>&%]*%3A(?:(?!%3A%2F%2F)[^\s\"'<>&])*%40(?=[\w.-]+)|(?<=%3A%2F%2F)(?:[^\s\"'<>&%]*%40)+",
                 re.I,
             ),
             "",
         ),
         _Shape(has("="), re.compile(r"([?&;#])([\w.\-\[\]%]+)=([^&\s\"'<>;#]+)"), _query),
+        _Shape(
+            has("%3D", "%3d"),
+            re.compile(r"(?i)(%3F|%26)([\w.-]+)%3D((?:(?!%26)[^&\s\"'<>;#])+)"),
+            _query,
+        ),
+        token("webhook", r"(?<=webhook\.office\.com)/[\w/@-]+", "webhook.office.com", characters="/"),
+        token("token", r"(?<=/bot)\d{6,12}:[\w-]{30,}", "/bot", characters="-"),
+        _Shape(
+            has("@"),
+            re.compile(
+                r"(?<![\w:.@+-])((?!mailto:)[\w.+-]{1,100}:)([^\s@/\"'<>]{6,200})@"
+                r"(?=(?:[\w-]+(?:\.[\w-]+)+|localhost)(?![\w@])|[\w-]+:\d{1,5}(?!\w))"
+            ),
+            _password_of_user,
+        ),
+        _Shape(
+            has("-u", "-auth"),
+            re.compile(r"(?<!\S)((?:-u|--user|--auth|--proxy-user)(?:\s|=)[\"']?[\w.@+-]+:)([^\s\"']{6,})"),
+            _password_of_user,
+        ),
+        _Shape(has("</"), re.compile(r"<([\w:.-]{3,60})>([^<>\s]{6,4096})(?=</)"), _element),
         token("webhook", r"(?<=hooks\.slack\.com)(?:/|%2F)[\w/%.-]+", "hooks.slack.com", characters="/"),
         token("webhook", r"(?<=/api/webhooks/)\d+/[\w-]+", "/api/webhooks/", characters=r"\w-"),
         _Shape(
             has_any_case("basic"),
             re.compile(r"(?i)(?<![A-Za-z0-9])(basic(?:\s{1,3}|%20|\+))([A-Za-z0-9+/_-]{6,}={0,2})"),
             _basic,
+        ),
+        _Shape(
+            has("auth"),
+            re.compile(r"(?<=[\"'])(auth[\\\"']{1,4}\s{0,3}:\s{0,3}[\\\"']{1,4})([A-Za-z0-9+/_-]{6,}={0,2})"),
+            _basic,
+        ),
+        _Shape(
+            has_any_case("digest"),
+            re.compile(r"(?i)(?<![A-Za-z0-9])(digest\s{1,3})(\w+=(?=[^\r\n]{0,1000}response=)[^\r\n]+)"),
+            r"\1[secret: header]",
         ),
         _Shape(
             has_any_case("bearer"),
@@ -360,7 +420,8 @@ def _shapes() -> tuple[_Shape, ...]:
         _Shape(
             has_any_case("authorization"),
             re.compile(
-                rf"(?i)(authorization[\\\"']{{0,4}}\s{{0,3}}[:=]\s{{0,3}}[\\\"']{{0,4}}(?:[a-z]+\s+)?)({value})"
+                rf"(?i)(authorization[\\\"']{{0,4}}\s{{0,3}}(?:[:=]|(?<=[\"']),)\s{{0,3}}{bytes_too}[\\\"']{{0,4}}"
+                rf"(?:[a-z]+\s+)?)({value})"
             ),
             partial(_hidden, 2),
         ),
@@ -376,11 +437,21 @@ def _shapes() -> tuple[_Shape, ...]:
             re.compile(r"(?i)(\blogin\s{1,9}\S+\s{1,9}password\s{1,9})(\S+)"),
             partial(_hidden, 2),
         ),
+        _Shape(
+            has_any_case("api key"),
+            re.compile(rf"(?i)(\bapi key(?: provided)?\s{{0,2}}[:=]\s{{0,2}}[\"']?)({value})"),
+            partial(_hidden, 2),
+        ),
+        _Shape(
+            has_any_case("passw", "passphrase"),
+            re.compile(r"(?im)^([ \t]{0,8}(?:password|passphrase)[ \t]{0,3}=[ \t]{0,3})(\w+(?:[ -]\w+){2,20})[ \t]*$"),
+            r"\1[secret: PASSWORD]",
+        ),
         _Shape(has("--"), re.compile(rf"(?i)(?<!\S)(--?([\w-]+)(?:\s{{1,3}}|=)[\\\"']{{0,4}})({value})"), _option),
         _Shape(
             has_any_case(*_WORDS_OF_NAMES.split("|")),
             re.compile(
-                rf"(?i)((?:{_WORDS_OF_NAMES})[\w.-]{{0,40}})([\\\"']{{0,4}}\s{{0,3}}([=:])\s{{0,3}}[\\\"']{{0,4}})"
+                rf"(?i)((?:{_WORDS_OF_NAMES})[\w.-]{{0,40}})([\\\"']{{0,4}}\s{{0,3}}([=:])\s{{0,3}}{bytes_too}[\\\"']{{0,4}})"
                 rf"({quoted}|{value})"
             ),
             _assigned,
@@ -399,14 +470,25 @@ def _basic(match: re.Match[str]) -> str:
         says = base64.b64decode(padded.replace("-", "+").replace("_", "/"), validate=True).decode()
     except (binascii.Error, ValueError):
         return match[0]
-    return f"{match[1]}[secret: header]" if ":" in says and says.isprintable() else match[0]
+    return f"{match[1]}[secret: header]" if ":" in says and says.strip().isprintable() else match[0]
+
+
+def _password_of_user(match: re.Match[str]) -> str:
+    end = match[0][match.end(2) - match.start() :]
+    return f"{match[1]}[secret: PASSWORD]{end}" if _is_telling(match[2]) else match[0]
+
+
+def _element(match: re.Match[str]) -> str:
+    """Hide the content of an XML element by its name."""
+    return f"<{match[1]}>{_label_of(match[1])}" if _is_strong_name(match[1]) and _is_telling(match[2]) else match[0]
 
 
 def _query(match: re.Match[str]) -> str:
     before, name, value = match.groups()
     if before in ";#" and not _is_telling(value):  # where texts have them, too
         return match[0]
-    return f"{before}{name}={_HIDDEN}" if _is_secret_name(unquote(name)) and value != _HIDDEN else match[0]
+    equals = "=" if len(before) == 1 else "%3D"
+    return f"{before}{name}{equals}{_HIDDEN}" if _is_secret_name(unquote(name)) and value != _HIDDEN else match[0]
 
 
 def _option(match: re.Match[str]) -> str:
@@ -420,7 +502,7 @@ def _assigned(match: re.Match[str]) -> str:
     start = match.start()
     begin = _NAMES_END.search(match.string, max(0, start - 60), start)
     name = (begin[0] if begin else "") + end
-    if not _is_telling(value):
+    if not _is_telling(value) or (_CODE.fullmatch(value) and not _is_strong_name(name)):
         return match[0]
     if sign == "=" or name.isupper():
         secret = _is_secret_name(name)

@@ -7,6 +7,8 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from ruamel.yaml import YAML
 
 from distar import paths
+from distar.documents import MAX_YAML_BYTES, read_json, read_yaml
 from distar.errors import DistarError
 from distar.evaluation.published import Published
 from distar.evaluation.summary import read_card, read_metrics, read_summary
@@ -163,6 +166,47 @@ def test_conflict_markers_are_named(name: str, tmp_path: Path) -> None:
     path.write_bytes(_repository(name) + b"<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> b\n")
     with pytest.raises(DistarError, match=rf"{name}.*markers of a merge conflict"):
         read_strict(path, RootParams) if name == "params.yaml" else read_dvc_lock(path)
+
+
+def _doubled() -> bytes:
+    return json.dumps({f"key {number}": 1 for number in range(90_000)}).replace("}", ', "key 89999": 1}').encode()
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"", b"- a\n"),
+        (b"[", b"a,"),
+        (b"", b"k%d: 1\n"),
+        (b"a: &a {b: 1}\n", b"c%d: {<<: *a}\n"),
+        (b"", b"- !!str a\n"),
+        (b"", b"---\n"),
+        (b"", b"["),
+        (b"", b"- "),
+        (b"", b"? "),
+    ],
+)
+def test_yaml_at_its_limits_is_read_at_once(begin: bytes, piece: bytes) -> None:
+    pieces = (piece.replace(b"%d", b"%d" % number) for number in range(MAX_YAML_BYTES))
+    content = begin
+    while len(content) < MAX_YAML_BYTES - 100:
+        content += b"".join(islice(pieces, 1000))
+    content = content[:MAX_YAML_BYTES].rpartition(piece[-1:])[0] + b"]" * (begin == b"[")
+    begun = time.process_time()
+    with suppress(DistarError):
+        read_yaml(content, "it", DistarError)
+    assert time.process_time() - begun < _SECONDS
+
+
+def test_a_key_that_stands_twice_in_a_large_table_is_named_at_once() -> None:
+    begun = time.process_time()
+    with pytest.raises(DistarError, match="'key 89999' stands twice"):
+        read_json(_doubled(), "it", DistarError)
+    assert time.process_time() - begun < _SECONDS
+
+
+def test_errors_hold_nothing_that_a_terminal_obeys() -> None:
+    assert str(DistarError("\x1b[2J\x9b31m\u202e")) == r"\x1b[2J\x9b31m\u202e"
 
 
 def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:

@@ -55,6 +55,22 @@ SHAPES = {
     "within JSON": (json.dumps({"told": json.dumps({"api_key": "abc-def-123"})}), "abc-def"),
     "option": ("tool --password hunter2-abc --verbose", "hunter2"),
     "after an escape": ("failed:\\nhf_" + "aB3" * 11, "aB3aB3"),
+    "percent-encoded signed URL": ("to=https%3A%2F%2Fhost%2Ff%3FX-Amz-Signature%3Dabc12345%26x%3D1", "abc12345"),
+    "XML of an STS answer": ("<SecretAccessKey>wJalrXUtnFEMI</SecretAccessKey>", "wJalr"),
+    "header as bytes": ("'X-Amz-Security-Token': b'FwoGZXIvYXdz12'", "FwoGZXIv"),
+    "header as a pair": ("[('Authorization', 'hunter2-abc')]", "hunter2"),
+    "digest": ('Authorization: Digest username="me", response="0a1b2c3d4e5f", nonce="x"', "0a1b2c"),
+    "basic with a line end": ("Basic " + base64.b64encode(b"user:p@ss81\n").decode(), "dXNlcjpw"),
+    "registry": (json.dumps({"r": {"auth": base64.b64encode(b"user:p@ss81").decode()}}), "dXNlcjpw"),
+    "user of curl": ("curl -u admin:hunter2-abc https://host/", "hunter2"),
+    "user of a proxy without a scheme": ("proxy admin:hunter2-abc@proxy:3128", "hunter2"),
+    "user of a host without a scheme": ("admin:hunter2-abc@host.example.org/x", "hunter2"),
+    "escaped slashes": ("https:\\/\\/admin:hunter2-abc@host.example.org\\/x", "hunter2"),
+    "refused key": ("Incorrect API key provided: hunter2-abc", "hunter2"),
+    "Telegram": ("https://api.telegram.org/bot123456789:AAEhBP0av28FrI3aXdgYHtSecretxx01/send", "AAEhBP0"),
+    "Teams webhook": ("https://x.webhook.office.com/webhookb2/aaaa@bbbb/IncomingWebhook/cccc/dddd", "aaaa@bbbb"),
+    "age": ("AGE-SECRET-KEY-1" + "QP3Z" * 14, "QP3ZQP3Z"),
+    "begins like a placeholder": ("DB_PASSWORD=$ecret-9x8y7z DB_PASS={ecret-9x8y7z", "ecret-9x"),
     "coloured": ("\x1b[31mghp_" + "aB3" * 12, "aB3aB3"),
 }
 
@@ -78,6 +94,11 @@ INNOCENT = (
     "tokenizer/tokenizer.json, text_encoder/model.safetensors",
     "monkey=abcdef123-x",
     "openrail++",
+    "key = self._key(blob_name(sha256))",
+    "max_tokens = NUM_TOKENS, tokens = self.tokenize([prompt]), self.max_tokens = self.model.context_length",
+    "pull python:3.11-slim@sha256:0123456789abcdef, mailto:person12@example.org",
+    "docker run -u builder:builder at 12:34:56@example",
+    "token=$HF_TOKEN password=<your password> api_key={api_key} secret=abc***",
 )
 
 ENVIRONMENT = {
@@ -116,6 +137,38 @@ def test_a_variable_s_value_is_found_in_every_form(name: str) -> None:
     assert header not in without_secrets(header, ENVIRONMENT)
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("Zx81-env-1\n", "got Zx81-env-1 here"),
+        ("  Zx81-env-1 ", "got Zx81-env-1 here"),
+        ('"Zx81-env-1"', "got Zx81-env-1 here"),
+        ("joe.doe:Zx81-env-1", "got Zx81-env-1 here"),
+        ("line-one-12\nZx81-env-1\n", "got Zx81-env-1 here"),
+        ('{"type": "service_account", "private_key": "Zx81-env-1"}', "got Zx81-env-1 here"),
+        ("Zx81'env\"1", repr("Zx81'env\"1")),
+        ("Zx81<env&1", "got Zx81&lt;env&amp;1 here"),
+        ('Zx81"env1', json.dumps(json.dumps('Zx81"env1'))),
+        ("Zx81-env-1", base64.b64encode(b"Zx81-env-1").decode()),
+        ("$x81-Zx81", "got $x81-Zx81 here"),
+    ],
+)
+def test_a_variable_s_value_is_known_as_it_is_used(value: str, told: str) -> None:
+    clean = without_secrets(told, {"MY_SECRET": value})
+    assert "Zx81" not in clean
+    assert "[secret: MY_SECRET]" in clean
+
+
+@pytest.mark.parametrize("value", ["user:Pr0xyPass9@proxy:3128", "http://user:Pr0xyPass9@proxy:3128"])
+def test_the_password_of_a_proxy_is_known_with_a_scheme_or_without(value: str) -> None:
+    assert "Pr0xyPass9" not in without_secrets("got Pr0xyPass9 here", {"HTTP_PROXY": value})
+
+
+def test_the_password_of_a_url_may_hold_a_quote() -> None:
+    url = "http://user:Pr0x'yPass9@proxy:3128"
+    assert "yPass9" not in without_secrets(f"cannot connect to {url}", {"HTTPS_PROXY": url})
+
+
 def test_the_password_of_a_variable_s_url_is_found_alone() -> None:
     assert without_secrets("got in/the@middle9 here", ENVIRONMENT) == "got [secret: DATABASE_URL] here"
     assert without_secrets("got S3cr3t/pass here", ENVIRONMENT) == "got [secret: AUTH_STRING] here"
@@ -150,6 +203,13 @@ def test_folders_and_paths_are_no_secrets() -> None:
 def test_a_private_key_over_several_lines_leaves_one() -> None:
     lines = ["before", "-----BEGIN PRIVATE KEY-----", "MIGH", "AgEA", "-----END PRIVATE KEY-----", "after"]
     assert list(lines_without_secrets(lines)) == ["before", "[secret: key]", "after"]
+
+
+def test_many_keys_that_become_the_same_take_no_longer() -> None:
+    table = {f"password=abcdEFGH{number}xyz": number for number in range(20_000)}
+    begun = time.process_time()
+    assert len(without_secrets(table, {})) == 20_000
+    assert time.process_time() - begun < 3
 
 
 def test_entries_whose_keys_become_the_same_are_kept() -> None:
@@ -226,6 +286,12 @@ def test_depth_is_no_matter() -> None:
         "[secret: key]",
         "https://u:p@h ",
         "a" * 1000 + " ",
+        "%3A%2F%2F",
+        "%3Fa%3Db",
+        "u:bbbbbbbbb1@",
+        "<password>a",
+        "digest a=",
+        "'auth': '",
     ],
 )
 def test_time_grows_with_the_text_alone(piece: str) -> None:
