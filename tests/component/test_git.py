@@ -289,6 +289,31 @@ def test_a_cache_that_is_configured_is_shared(workspace: Path, tmp_path: Path) -
         assert found.resolve() == (tmp_path / "elsewhere").resolve()
 
 
+def test_commits_that_put_a_hash_into_the_lock_are_found(tmp_path: Path) -> None:
+    project = repository(tmp_path / "project")
+    first, second, third, unused = (digit * 32 for digit in "1234")
+
+    def locked(*md5s: str) -> str:
+        (project / "dvc.lock").write_text("".join(f"md5: {md5}\n" for md5 in md5s))
+        commit(project, "Lock")
+        return git(project, "rev-parse", "HEAD").strip()
+
+    both = locked(f"{first}.dir", second)
+    one = locked(first)
+    git(project, "checkout", "-q", "-b", "other", both)
+    other = locked(f"{first}.dir", second, third)
+    git(project, "checkout", "-q", "main")
+    git(project, "merge", "-q", "-s", "ours", "-m", "Merge", "other")
+    again = locked(first, third)
+    found = Repository(project).commits_with_any([first, second, third, unused, second[:8], f"{first}.dir"])
+    for md5, commits in found.items():
+        searched = git(project, "log", "--all", "--reverse", "--format=%H", f"-S{md5}", "--", "dvc.lock").split()
+        assert commits == [name for name in searched if md5 in git(project, "show", f"{name}:dvc.lock")]
+    assert found[third] == [other, again]
+    assert found[unused] == []
+    assert one not in found[second]
+
+
 def test_a_project_below_its_repository_is_read_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = repository(tmp_path / "whole", below="teams/align")
     (tmp_path / "whole" / "params.yaml").write_text("another project's\n")
