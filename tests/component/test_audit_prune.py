@@ -260,15 +260,6 @@ def experiment(when: float = OLD) -> Leftover:
 
 RELEASES = [watched_release, lock_of_a_watched_release, half_of_a_release, half_of_a_crate]
 FILES = [work_directory, unfinished_output, download, lock_of_a_download, unpinned_download, *RELEASES, worktree]
-    work_directory,
-    unfinished_output,
-    half_of_a_crate,
-    download,
-    lock_of_a_download,
-    unpinned_download,
-    *RELEASES,
-    worktree,
-]
 ALL: list[Callable[[], Leftover]] = [*FILES, worktree_that_is_gone, experiment]
 LOCKABLE = [work_directory, unfinished_output, download, lock_of_a_download, *RELEASES, worktree]
 
