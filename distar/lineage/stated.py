@@ -197,16 +197,21 @@ class Stated:
 
     @classmethod
     def read_with_runs(cls, statement: Statement) -> Stated:
-        """Read a statement that tells of runs, as an export needs it.
+        """Read a statement that tells of runs and their time, as an export needs it.
 
         Raises:
-            ReleaseError: as `read`, or there is no run, so that there is nothing to export.
+            ReleaseError: as `read`, or there is no run, so that there is nothing to export, or no time.
         """
         stated = cls.read(statement)
         if not stated.runs:
             raise ReleaseError(
                 f"release {stated.release_id} has no recorded run, so there is no lineage to export; "
                 "package and publish it where its records (runs/) are"
+            )
+        if not stated.started or not stated.ended:
+            raise ReleaseError(
+                f"what is stated of release {stated.release_id} tells of runs, but not when they began and ended, as this "
+                "project states it; see `distar audit verify`"
             )
         return stated
 

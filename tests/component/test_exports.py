@@ -88,6 +88,10 @@ def test_what_is_no_statement_of_a_recorded_release_is_refused(export: str, rele
 
     with pytest.raises(ReleaseError, match="the statement does not have the form"):
         exported({"_type": "https://in-toto.io/Statement/v1", "predicate": {}})
+    timeless = deepcopy(released.statement)
+    del timeless["predicate"]["runDetails"]["metadata"]["finishedOn"]
+    with pytest.raises(ReleaseError, match="not when they began and ended"):
+        exported(timeless)
     released.statement["predicate"]["buildDefinition"]["internalParameters"]["runs"] = []
     with pytest.raises(ReleaseError, match="no recorded run"):
         exported(released.statement)

@@ -156,10 +156,8 @@ def statement(world: World) -> tuple[bytes, Reader]:
         attested = replace(world.evidence.best, statement=document, stated=Stated.read(document))
         evidence = replace(world.evidence, statements=Statements([attested], []))
         print_page(show.page_of(show.show(evidence, repository), evidence))
-        if attested.stated.runs:
-            events = [Serde.to_json(event) for event in events_of(document)]
-            return events, crate_of(attested.stated, document), list(inconsistencies(evidence, attested))
-        return list(inconsistencies(evidence, attested))
+        found = list(inconsistencies(evidence, attested))
+        return found, [Serde.to_json(event) for event in events_of(document)], crate_of(attested.stated, document)
 
     return payload, read
 
