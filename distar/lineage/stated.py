@@ -210,8 +210,8 @@ class Stated:
             )
         if not stated.started or not stated.ended:
             raise ReleaseError(
-                f"what is stated of release {stated.release_id} tells of runs, but not when they began and ended, as this "
-                "project states it; see `distar audit verify`"
+                f"what is stated of release {stated.release_id} tells of runs, but not when they began and ended; "
+                "see `distar audit verify`"
             )
         return stated
 
