@@ -28,16 +28,29 @@ def written_whole(target: Path) -> Iterator[Path]:
     Raises:
         StorageError: there is no space left.
     """
+    with workshop_beside(target) as workshop:
+        partial = workshop / target.name
+        yield partial
+        if target.is_dir():
+            os.replace(target, workshop / _PREVIOUS)
+        os.replace(partial, target)
+
+
+@contextmanager
+def workshop_beside(target: Path) -> Iterator[Path]:
+    """Yield a folder beside `target`, in which something of its name may be made; it is gone when the body ends.
+
+    It is locked meanwhile, as `written_whole` tells.
+
+    Raises:
+        StorageError: there is no space left.
+    """
     with full_disk_told(target, "nothing was half-written"):
         target.parent.mkdir(parents=True, exist_ok=True)
         workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        partial = workshop / target.name
         with held_if_free(workshop):
             try:
-                yield partial
-                if target.is_dir():
-                    os.replace(target, workshop / _PREVIOUS)
-                os.replace(partial, target)
+                yield workshop
             finally:
                 shutil.rmtree(workshop, ignore_errors=True)
 
@@ -54,5 +67,12 @@ def remove_whole(folder: Path) -> None:
 
 def is_workshop(folder: Path) -> bool:
     """Tell whether this module made a folder: it has such a name, and holds nothing but what is put there."""
-    name = _WORKSHOP.fullmatch(folder.name)
-    return name is not None and {path.name for path in folder.iterdir()} <= {name["target"], _PREVIOUS}
+    target = _target_of(folder)
+    kept = {target, _PREVIOUS}
+    return target is not None and all(path.name in kept or _target_of(path) == target for path in folder.iterdir())
+
+
+def _target_of(workshop: Path) -> str | None:
+    """Return the name of what is made in a folder of such a name."""
+    name = _WORKSHOP.fullmatch(workshop.name)
+    return name["target"] if name else None

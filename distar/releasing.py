@@ -37,7 +37,7 @@ from distar.release.releases import (
 from distar.release.signing import open_attestation
 from distar.release.storage import Store, open_store
 from distar.shared_params import load_shared
-from distar.text import plain
+from distar.text import MOST_ROWS, more_told, plain
 
 
 @dataclass(frozen=True)
@@ -196,11 +196,11 @@ def statements_table(statements: Sequence[DescribedStatement]) -> RenderableType
 def releases_table(listing: Listing) -> RenderableType:
     """Show the releases of a store."""
     rows = Table("release", "files", "size", "aliases")
-    for one in listing.releases:
+    for one in listing.releases[:MOST_ROWS]:
         figures = [one.problem or "", ""] if one.num_bytes is None else [str(one.num_files), bytes_text(one.num_bytes)]
         rows.add_row(*map(plain, (one.release[:16], *figures, ", ".join(one.aliases))))
     shown: RenderableType = rows if listing.releases else "there is no release yet"
-    return Group(shown, *_alias_problems(listing.alias_problems))
+    return Group(shown, *more_told(len(listing.releases)), *_alias_problems(listing.alias_problems))
 
 
 def promoted_text(promoted: Promoted) -> RenderableType:
@@ -213,9 +213,9 @@ def promoted_text(promoted: Promoted) -> RenderableType:
 def history_table(moves: Sequence[Move]) -> RenderableType:
     """Show the moves of an alias, newest last."""
     rows = Table("when", "who", "from", "to")
-    for one in moves:
+    for one in moves[-MOST_ROWS:]:
         rows.add_row(*map(plain, (one.when[:19], one.who, (one.from_release or "-")[:16], one.to_release[:16])))
-    return rows
+    return Group(*more_told(len(moves)), rows)
 
 
 def verified_table(found: Verified) -> RenderableType:
@@ -225,10 +225,15 @@ def verified_table(found: Verified) -> RenderableType:
         sound = f"release {found.release}: every file is there, as its manifest says"
         return Group(sound, *aliases) if aliases else sound
     rows = Table("file", "problem", "expected", "found")
-    for one in found.problems:
+    for one in found.problems[:MOST_ROWS]:
         rows.add_row(*map(plain, (one.what, one.problem, one.expected, one.got or "-")))
     remedy = "Remove the damaged blobs, and publish the release again from its folder."
-    return Group(rows, f"release {found.release}: {len(found.problems)} problems. {remedy}", *aliases)
+    return Group(
+        rows,
+        *more_told(len(found.problems)),
+        f"release {found.release}: {len(found.problems)} problems. {remedy}",
+        *aliases,
+    )
 
 
 def _alias_problems(problems: Mapping[str, str]) -> Iterator[RenderableType]:

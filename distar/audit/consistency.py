@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NotRequired
@@ -19,7 +20,7 @@ from urllib.parse import quote
 from typing_extensions import TypedDict
 
 from distar import paths
-from distar.audit.checks import Check
+from distar.audit.checks import Check, Outcome
 from distar.audit.evidence import Attested, Evidence
 from distar.audit.origin import parameter_differences
 from distar.documents import Count, Sha256, read_json, validated
@@ -90,6 +91,8 @@ def _gap(what: str, detail: str) -> Check:
 def _statement(attested: Attested) -> Iterator[Check]:
     """Compare what follows from the runs' records, or never changes, with what the statement says."""
     statement, runs = attested.statement, attested.stated.runs
+    for name in attested.stated.unknown:
+        yield _gap(f"statement: {name}", "nothing of this project writes such a field")
     details = statement["predicate"]["runDetails"]
     for what, got, expected in (
         ("type", statement["_type"], STATEMENT_TYPE),
@@ -205,6 +208,7 @@ def _of_file(pins: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]
 def _locked(attested: Attested) -> Iterator[Check]:
     """Compare dvc.lock's entries with one another, and with the runs' records."""
     lock = attested.stated.dvc_lock
+    yield from _named_twice(lock)
     made = {out["path"]: (stage, out) for stage, entry in lock.items() for out in entry.get("outs", ())}
     seen: dict[str, tuple[str, Any]] = {}
     for stage, entry in lock.items():
@@ -220,15 +224,26 @@ def _locked(attested: Attested) -> Iterator[Check]:
             yield from _run_locked(run, lock[run["stage"]])
 
 
+def _named_twice(lock: Mapping[str, Any]) -> Iterator[Check]:
+    """Find paths of which one stage has two entries: which of them counts would be a matter of who reads."""
+    for stage, entry in lock.items():
+        for kind in ("deps", "outs"):
+            for path, number in Counter(one["path"] for one in entry.get(kind, ())).items():
+                if number > 1:
+                    yield _gap(f"dvc.lock: {stage}: {path}", f"of its {kind}, {number} have this path")
+
+
 def _run_locked(run: Record, entry: Mapping[str, Any]) -> Iterator[Check]:
     for kind, contents in (("deps", run["inputs"]), ("outs", run["outputs"])):
         entries = {one["path"]: one for one in entry.get(kind, ())}
-        present = {path: content for path, content in contents.items() if content is not None}
-        for path in sorted(entries.keys() ^ present.keys()):
+        for path in sorted(entries.keys() ^ contents.keys()):
             where = "dvc.lock" if path in entries else "the run's record"
             yield _gap(f"dvc.lock: {run['stage']}: {path}", f"of its {kind}, {where} alone names it")
-        for path in sorted(entries.keys() & present.keys()):
-            content, one = present[path], entries[path]
+        for path in sorted(entries.keys() & contents.keys()):
+            content, one = contents[path], entries[path]
+            if content is None:
+                yield _gap(f"dvc.lock: {run['stage']}: {path}", "it is there; the run's record has nothing")
+                continue
             size, files = one.get("size", content["bytes"]), one.get("nfiles", 1)
             if (size, files) != (content["bytes"], content["files"]):
                 yield _gap(
@@ -261,12 +276,22 @@ def _materials(evidence: Evidence, attested: Attested) -> Iterator[Check]:
         yield _gap("materials", "one is stated twice")
     if paths.PROMPTS_CARD.name in evidence.files:
         yield from _as_expected(_prompt_sets(evidence), named, paths.PROMPTS_CARD.name, prompts=True)
-    else:
-        yield Check("materials", "note", f"the release has no {paths.PROMPTS_CARD.name} to compare its prompts with")
     if BOM in evidence.files:
         yield from _as_expected(_bill(evidence), named, BOM, prompts=False)
-    else:
-        yield Check("materials", "note", f"the release has no {BOM} to compare its models with")
+    for kind, source in not_compared(evidence).items():
+        number = len([name for name in named if _is_prompts(name) == (source != BOM)])
+        outcome: Outcome = "gap" if number else "note"
+        yield Check(f"materials: {kind}", outcome, f"{number} are stated; the release has no {source} to compare with")
+
+
+def not_compared(evidence: Evidence) -> dict[str, str]:
+    """Return the kinds of materials that a release says nothing of, each with the file that it lacks."""
+    sources = {"prompts": paths.PROMPTS_CARD.name, "models": BOM}
+    return {kind: source for kind, source in sources.items() if source not in evidence.files}
+
+
+def _is_prompts(name: str) -> bool:
+    return name.startswith("prompts/")
 
 
 def _prompt_sets(evidence: Evidence) -> dict[str, dict[str, Any]]:
@@ -291,7 +316,7 @@ def _bill(evidence: Evidence) -> dict[str, dict[str, Any]]:
     for origin in bill["components"]:
         source = origin["externalReferences"][0]["url"] if origin["externalReferences"] else ""
         for file in origin.get("components", ()):
-            if not origin["bom-ref"].startswith("prompts/"):
+            if not _is_prompts(origin["bom-ref"]):
                 name, part = f"{origin['bom-ref']}/{file['name']}", quote(file["name"], safe="/:@")
                 digest = {one["alg"]: one["content"] for one in file["hashes"]}.get("SHA-256")
                 uri = source if source.endswith(f"/{part}") else f"{source}/{part}"
@@ -302,9 +327,10 @@ def _bill(evidence: Evidence) -> dict[str, dict[str, Any]]:
 def _as_expected(
     expected: Mapping[str, Mapping[str, Any]], named: Mapping[str, Mapping[str, Any]], source: str, *, prompts: bool
 ) -> Iterator[Check]:
-    names = {name for name in named if name.startswith("prompts/") == prompts}
+    names = {name for name in named if _is_prompts(name) == prompts}
+    others = dict(zip(expected, without_secrets(list(expected.values())), strict=True))  # at once: it takes its time
     for name in sorted(names | expected.keys()):
-        got, other = named.get(name), without_secrets(expected.get(name))
+        got, other = named.get(name), others.get(name)
         if got is not None and not prompts:
             got = {**got, "uri": quote(got["uri"], safe="/:@")}
         if got != other:
@@ -318,9 +344,10 @@ def _scores(evidence: Evidence) -> Iterator[Check]:
     card = _prompt_sets(evidence).get("prompts/evaluation")
     try:
         text = evidence.read(paths.SCORES.name).decode()
-        prompts = [row["prompt"] for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)]
-        got = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        rows = (row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row)
+        place = next(rows, []).index("prompt")
+        got = hashlib.sha256("\n".join([row[place] for row in rows]).encode()).hexdigest()
+    except (ValueError, LookupError, csv.Error) as error:
         raise ReleaseError(f"{paths.SCORES.name} of the release cannot be read ({error!r})") from None
     expected = card["digest"]["sha256"] if card else None
     if got != expected:

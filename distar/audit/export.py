@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from distar.atomic import workshop_beside
 from distar.audit.evidence import Evidence
+from distar.disk import refusal_told
 from distar.release.releases import download
 
 
@@ -28,12 +28,15 @@ def export_crate(evidence: Evidence, folder: Path) -> str:
     """Write a Workflow Run RO-Crate with the release's files; say what was done.
 
     Raises:
-        ReleaseError: the folder exists, or the store does not hold what the manifest says.
+        ReleaseError: the store does not hold what the manifest says.
+        StorageError: the folder exists, or cannot be made, or there is no space left.
     """
     from distar.lineage.exports.ro_crate import write_crate
 
     statement = evidence.best.statement
-    with _downloaded(evidence, folder.absolute().parent) as release:  # beside it, so that files can be hard links
+    with refusal_told(folder, "give a folder that can be made"), workshop_beside(folder) as workshop:
+        release = workshop / folder.name  # beside the crate, so that its files can be hard links
+        download(evidence.store, evidence.release, release)
         write_crate(release, statement, folder)
     return f"{folder}: a Workflow Run RO-Crate of release {evidence.release}"
 
@@ -42,19 +45,12 @@ def export_run(evidence: Evidence, tracking_uri: str, experiment: str) -> str:
     """Log the release as an MLflow run; say what was done.
 
     Raises:
-        StorageError: the tracking server refuses or cannot be reached, or MLflow is not installed.
+        StorageError: the tracking server refuses or cannot be reached, or no file can be written here.
     """
     from distar.lineage.exports.mlflow import log_release
 
-    with _downloaded(evidence, None) as release:
+    with refusal_told(Path(tempfile.gettempdir()), "set TMPDIR"), tempfile.TemporaryDirectory() as folder:
+        release = Path(folder) / "release"
+        download(evidence.store, evidence.release, release)
         run = log_release(evidence.best.statement, release, tracking_uri, experiment)
     return f"{tracking_uri}: run {run} of experiment {experiment} is release {evidence.release}"
-
-
-@contextmanager
-def _downloaded(evidence: Evidence, parent: Path | None) -> Iterator[Path]:
-    if parent:
-        parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".release-") as folder:
-        download(evidence.store, evidence.release, Path(folder) / "release")
-        yield Path(folder) / "release"

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distar.audit.repository import Repository
+from distar.audit.repository import Repository, as_document
 from distar.errors import ReleaseError
 from distar.lineage.pipeline import DVC_LOCK
+from distar.lineage.record import LOCK_PATH
 from distar.lineage.stated import Stated
 from distar.paths import RELEASE
+
+_LOCK = LOCK_PATH.as_posix()
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def find_origin(stated: Stated, repository: Repository) -> Origin:
     ran_at = list(dict.fromkeys(run["git"]["commit"] for run in reversed(runs) if run["git"]))
     md5 = release_md5(lock)
     recorded_by = repository.commits_with(md5) if md5 else []
-    candidates = [commit for commit in dict.fromkeys([*ran_at, *recorded_by]) if repository.has(commit)]
+    known = repository.known(ran_at)
+    candidates = list(dict.fromkeys([*(commit for commit in ran_at if commit in known), *recorded_by]))
     compared = [(commit, list(_differences(runs, lock, commit, repository))) for commit in candidates]
     nearest = min(compared, key=lambda pair: len(pair[1]), default=(None, []))
     return Origin(*nearest, [commit for commit in ran_at if commit not in candidates], recorded_by)
@@ -78,8 +82,19 @@ def parameter_differences(mine: Any, theirs: Any, name: str = "") -> Iterator[tu
     if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
         for key in dict.fromkeys([*mine, *theirs]):
             yield from parameter_differences(mine.get(key), theirs.get(key), f"{name}.{key}" if name else str(key))
-    elif mine != theirs:
+    elif not _same(mine, theirs):
         yield name, mine, theirs
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    """Say whether two values are the same; 1 is 1.0, which writers of YAML and JSON exchange, and is not true."""
+    match mine, theirs:
+        case list(), list():
+            return len(mine) == len(theirs) and all(map(_same, mine, theirs))
+        case Mapping(), Mapping():
+            return not any(parameter_differences(mine, theirs))
+        case _:
+            return mine == theirs and isinstance(mine, bool) == isinstance(theirs, bool)
 
 
 def _differences(
@@ -88,40 +103,63 @@ def _differences(
     made = {path for run in runs for path in run["outputs"]} | {
         out["path"] for stage in lock.values() for out in stage.get("outs", ())
     }
+    there = _There.of(commit, runs, repository)
     seen: set[Difference] = set()
     for run in runs:
-        for difference in (*_of_inputs(run, lock, made, commit, repository), *_of_parameters(run, commit, repository)):
+        for difference in (*_of_inputs(run, lock, made, there), *_of_parameters(run, there)):
             if difference not in seen:
                 seen.add(difference)
                 yield difference
     for sha256 in dict.fromkeys(run["environment"]["lock"] for run in runs):
-        got = repository.digest(commit, "requirements/lock.txt")
+        got = there.digests.get(_LOCK)
         if got != sha256:
-            yield Difference("requirements/lock.txt", str(sha256), str(got))
+            yield Difference(_LOCK, str(sha256), str(got))
 
 
-def _of_inputs(
-    run: dict[str, Any], lock: Mapping[str, Any], made: set[str], commit: str, repository: Repository
-) -> Iterator[Difference]:
+@dataclass(frozen=True)
+class _There:
+    """What a commit has of all that some runs read: hashes, DVC's pointers and parameters, read at once."""
+
+    digests: dict[str, str]
+    pointers: dict[str, bytes]
+    parameters: dict[str, Any]
+
+    @classmethod
+    def of(cls, commit: str, runs: list[dict[str, Any]], repository: Repository) -> _There:
+        inputs = {path for run in runs for path in run["inputs"]}
+        digests = repository.digests(commit, {_LOCK, *inputs})
+        pointers = {_pointer(path) for path in inputs - digests.keys()}
+        parameters = {path for run in runs for path in run["parameters"]}
+        files = repository.files(commit, pointers | parameters)
+        documents = {path: as_document(files[path], commit, path) for path in parameters & files.keys()}
+        return cls(digests, {path: files[path] for path in pointers & files.keys()}, documents)
+
+
+def _pointer(path: str) -> str:
+    return f"{path}.dvc"
+
+
+def _of_inputs(run: dict[str, Any], lock: Mapping[str, Any], made: set[str], there: _There) -> Iterator[Difference]:
+    deps = {entry["path"]: entry.get("md5") for entry in lock.get(run["stage"], {}).get("deps", [])}
     for path, content in run["inputs"].items():
-        if content is None or path in made or path == "requirements/lock.txt":
+        if path in made or path == _LOCK:
             continue
-        got = repository.digest(commit, path)
-        if got is None and _tracked_by_dvc(run["stage"], path, lock, commit, repository):
+        got, expected = there.digests.get(path), content and content["sha256"]
+        if got is None and _tracked_by_dvc(path, deps, there):
             continue
-        if got != content["sha256"]:
-            yield Difference(path, content["sha256"], got or "not there")
+        if got != expected:
+            yield Difference(path, expected or "not there", got or "not there")
 
 
-def _tracked_by_dvc(stage: str, path: str, lock: Mapping[str, Any], commit: str, repository: Repository) -> bool:
+def _tracked_by_dvc(path: str, deps: Mapping[str, str | None], there: _There) -> bool:
     """Say whether `dvc add` keeps the file, with the very hash that the stage depended on."""
-    pointer, md5 = repository.read(commit, f"{path}.dvc"), md5_of(lock.get(stage, {}).get("deps", []), path)
-    return pointer is not None and md5 is not None and md5 in pointer.decode()
+    pointer, md5 = there.pointers.get(_pointer(path)), deps.get(path)
+    return pointer is not None and md5 is not None and md5.encode() in pointer
 
 
-def _of_parameters(run: dict[str, Any], commit: str, repository: Repository) -> Iterator[Difference]:
+def _of_parameters(run: dict[str, Any], there: _There) -> Iterator[Difference]:
     for path, values in run["parameters"].items():
-        content = repository.document(commit, path) or {}
+        content = there.parameters.get(path) or {}
         theirs = {key: _at(content, key) for key in values}
         for name, mine, other in parameter_differences(values, theirs):
             yield Difference(f"{path}: {name}", json.dumps(mine), json.dumps(other))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,13 +20,14 @@ from distar.atomic import written_whole
 from distar.audit.graph import Kind, Node, draw
 from distar.errors import ParameterError, ReleaseError, StorageError
 from distar.pictures import read_png
-from distar.text import plain
+from distar.text import MOST_ROWS, more_told, plain
 
 Status = Literal["good", "bad", "neutral"]
 
 _MARKS: dict[Status, tuple[str, str]] = {"good": ("✓", "green"), "bad": ("✗", "bold red"), "neutral": ("·", "dim")}
 _HASH = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b")
 _SHORT_HASH = 16
+_MOST_SIGNS = 4000  # of a text in a terminal
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def write_html(page: Page, path: Path) -> None:
 def print_page(page: Page, console: Console | None = None) -> None:
     """Print the page; where a table is too wide for the terminal, its hashes are shortened to 16 digits.
 
-    Pictures and folded texts are told of, not shown.
+    Pictures and folded texts are told of, not shown; of long tables and texts the beginning is shown.
     """
     console = console or Console()
     console.print(plain(page.title, "bold"))
@@ -138,14 +139,18 @@ def print_page(page: Page, console: Console | None = None) -> None:
         if not isinstance(section, Note):
             console.print(plain(section.title, "bold"))
         console.print(_printed(section, console))
+        for line in more_told(len(section.rows)) if isinstance(section, Rows) else ():
+            console.print(line)
 
 
 def _printed(section: Section, console: Console) -> RenderableType:
     match section:
         case Facts(facts=facts):
-            return _fitting(console, lambda cell: _facts_table(facts, cell))
+            cut = {label: _cut(value) for label, value in facts.items()}
+            return _fitting(console, lambda cell: _facts_table(cut, cell))
         case Rows():
-            return _fitting(console, lambda cell: _rows_table(section, cell))
+            rows = _shown_rows(section)
+            return _fitting(console, lambda cell: _rows_table(rows, cell))
         case Pictures(pictures=pictures):
             return plain("\n".join(f"{picture.caption}: {_size(picture.png)}" for picture in pictures))
         case Graph(nodes=nodes, edges=edges):
@@ -164,7 +169,21 @@ def _printed(section: Section, console: Console) -> RenderableType:
         case Code(text=text):
             return plain(f"{len(text.splitlines())} lines, which the HTML page shows")
         case Note(text=text):
-            return plain(text, "dim")
+            return plain(_cut(text), "dim")
+
+
+def _shown_rows(section: Rows) -> Rows:
+    """Return as many rows as a terminal shows, those that are bad before others, in their order."""
+    places = range(len(section.rows))
+    if section.statuses:
+        places = sorted(places, key=lambda place: section.statuses[place] != "bad")
+    shown = sorted(places[:MOST_ROWS])
+    rows = [[_cut(cell) for cell in section.rows[place]] for place in shown]
+    return replace(section, rows=rows, statuses=[section.statuses[place] for place in shown if section.statuses])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_SIGNS else f"{text[:_MOST_SIGNS]}…"
 
 
 def _fitting(console: Console, table: Callable[[Callable[[str], Text]], Table]) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 from securesystemslib.signer import Key
 
 from distar.audit.checks import Check, Outcome
-from distar.audit.consistency import inconsistencies
+from distar.audit.consistency import inconsistencies, not_compared
 from distar.audit.evidence import Attested, Evidence, gather_release, resolve
 from distar.audit.origin import Origin, find_origin, lock_at, parameter_differences
 from distar.audit.page import Page, Rows, Status
@@ -210,8 +210,10 @@ def _consistent(evidence: Evidence, attested: Attested) -> Iterator[Check]:
         sound = sound and check.outcome != "gap"
         yield check
     if sound and attested.stated.runs:
-        stages = f"{len(attested.stated.runs)} runs, {len(attested.stated.dvc_lock)} stages of dvc.lock"
-        yield Check("records", "holds", f"{stages}, materials and the release's files agree")
+        compared = f"{len(attested.stated.runs)} runs, {len(attested.stated.dvc_lock)} stages of dvc.lock"
+        left = not_compared(evidence)
+        materials = f"materials (but for {', '.join(left)})" if left else "materials"
+        yield Check("records", "holds", f"{compared}, {materials} and the release's files agree")
 
 
 def _subjects(evidence: Evidence, attested: Attested) -> Iterator[Check]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from distar.commands.arguments import positive
+from distar.commands.output import full_output_told
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
@@ -168,7 +169,8 @@ def _run_export(options: argparse.Namespace) -> None:
         told = export_crate(evidence, options.ro_crate)
     else:
         told = export_run(evidence, options.mlflow, options.experiment)
-    print(told)
+    with full_output_told():
+        print(told)
 
 
 def _evidence(options: argparse.Namespace, release: str) -> Evidence:
@@ -206,9 +208,11 @@ def _tell(options: argparse.Namespace, data: object, page: Callable[[], Page]) -
     html = getattr(options, "html", None)
     if html:
         write_html(page(), html)
-    if options.json:
-        Console().print_json(data=data)
-    elif html:
-        Console().print(f"{html} is written", highlight=False)
-    else:
-        print_page(page())
+    shown = None if options.json or html else page()
+    with full_output_told():
+        if options.json:
+            Console().print_json(data=data)
+        elif shown is None:
+            Console().print(f"{html} is written", highlight=False)
+        else:
+            print_page(shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distar.commands.output import show
+from distar.commands.output import full_output_told, show
 
 
 def add_release(commands: argparse._SubParsersAction) -> None:
@@ -151,5 +151,6 @@ def _run_keygen(options: argparse.Namespace) -> None:
     from distar.release.keys import generate_key
 
     keyid = generate_key(options.path)
-    print(f"{options.path}: the private key {keyid}; keep it secret")
-    print(f"{options.path}.pub: its public half; publish it, and name it in publish.trusted_keys")
+    with full_output_told():
+        print(f"{options.path}: the private key {keyid}; keep it secret")
+        print(f"{options.path}.pub: its public half; publish it, and name it in publish.trusted_keys")

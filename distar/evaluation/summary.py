@@ -28,12 +28,6 @@ class _Rewarded(TypedDict):
     rewards: dict[str, _Mean]
 
 
-class _Released(TypedDict):
-    generator: _Rewarded
-    initial: NotRequired[_Rewarded]
-    reference: NotRequired[_Rewarded]
-
-
 class _WinRate(TypedDict):
     vs_initial: _Mean
     vs_reference: _Mean
@@ -67,7 +61,9 @@ def read_released_metrics(content: bytes, shown_as: str) -> dict[str, Any]:
     """
     metrics = validated(dict[str, Any], read_json(content, shown_as, ReleaseError), shown_as, ReleaseError)
     systems = {name: figures for name, figures in metrics.items() if isinstance(figures, dict) and "rewards" in figures}
-    validated(_Released, systems, shown_as, ReleaseError)
+    validated(dict[str, _Rewarded], systems, shown_as, ReleaseError)
+    if "generator" not in systems:
+        raise ReleaseError(f"{shown_as} has no rewards of the generator; publish the release again")
     return metrics
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -23,6 +23,10 @@ CLOCKS_AGREE = timedelta(seconds=1)  # on one machine; records round to millisec
 CLOCKS_DIFFER = timedelta(seconds=60)  # between two machines
 
 
+Commit = Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
+Seconds = Annotated[float, Field(ge=0, le=1e10, strict=True)]
+
+
 class _ContentForm(TypedDict):
     sha256: Sha256
     bytes: Count
@@ -30,7 +34,7 @@ class _ContentForm(TypedDict):
 
 
 class _GitForm(TypedDict):
-    commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
+    commit: Commit
     changed: list[str]
     remote: str | None
 
@@ -48,18 +52,29 @@ class _MachineForm(TypedDict):
     cores: int | None
 
 
-_DeviceForm = TypedDict("_DeviceForm", {"class": str, "name": str})
+_DeviceForm = TypedDict(
+    "_DeviceForm",
+    {
+        "class": str,
+        "name": str,
+        "type": NotRequired[str],
+        "driver": NotRequired[str | None],
+        "memory_bytes": NotRequired[Count],
+        "threads": NotRequired[Count],
+        "count": NotRequired[Count],
+    },
+)
 
 
 class RecordForm(TypedDict):
-    """What every record holds, whatever else it does."""
+    """What records hold; what is not required is some stages' alone."""
 
     stage: str
     started: Timestamp
     ended: Timestamp
-    seconds: Annotated[float, Field(ge=0)]
-    processes: Annotated[int, Field(ge=1, strict=True)]
-    cost_seconds: Annotated[float, Field(ge=0)]
+    seconds: Seconds
+    processes: Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+    cost_seconds: Seconds
     git: _GitForm | None
     parameters: dict[str, dict[str, Any]]
     inputs: dict[str, _ContentForm | None]
@@ -68,6 +83,10 @@ class RecordForm(TypedDict):
     environment: _EnvironmentForm
     machine: _MachineForm
     device: _DeviceForm | None
+    seeds: NotRequired[dict[str, Count]]
+    drawing: NotRequired[dict[str, dict[str, Any]]]
+    release: NotRequired[str]
+    outcome: NotRequired[Any]
 
 
 class Runs(NamedTuple):

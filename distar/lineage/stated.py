@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from distar.documents import Count, Sha256, Timestamp, validated
 from distar.errors import ReleaseError
 from distar.hashing import sha256_of
 from distar.lineage.provenance import BUILD_TYPE, MANIFEST_SUBJECT, Statement
-from distar.lineage.runs import Record, RecordForm
+from distar.lineage.runs import Commit, Record, RecordForm
+
+_MOST_RUNS = 100  # a pipeline has about ten stages
+_OF_OTHERS = {"dvc_lock", "parameters"}  # DVC's own tables, and the profile's sections
+
+
+def _uri(text: str) -> str:
+    urlsplit(text)  # raises ValueError
+    return text
 
 
 class _Sha256Form(TypedDict):
@@ -58,23 +67,42 @@ class _StageForm(TypedDict):
 
 
 class _InternalForm(TypedDict):
-    runs: list[RecordForm]
+    runs: Annotated[list[RecordForm], Field(max_length=_MOST_RUNS)]
     unrecorded: list[str]
     dvc_lock: dict[str, _StageForm]
 
 
+class _DigestForm(TypedDict):
+    sha256: NotRequired[Sha256]
+    gitCommit: NotRequired[Commit]
+
+
+class _AnnotationsForm(TypedDict):
+    licence: NotRequired[str]
+    num_prompts: NotRequired[Count]
+    stages: NotRequired[list[str]]
+    changed: NotRequired[list[str]]
+
+
 class _MaterialForm(TypedDict):
     name: str
-    uri: str
-    digest: Annotated[dict[str, str], Field(min_length=1)]
-    annotations: NotRequired[dict[str, Any]]
+    uri: Annotated[str, AfterValidator(_uri)]
+    digest: _DigestForm
+    annotations: NotRequired[_AnnotationsForm]
+
+
+def _with_its_hash(material: _MaterialForm) -> _MaterialForm:
+    expected = "gitCommit" if material["name"] == "code" else "sha256"
+    if expected not in material["digest"]:
+        raise ValueError(f"expected a digest with {expected}")
+    return material
 
 
 class _DefinitionForm(TypedDict):
     buildType: str
     externalParameters: _ExternalForm
     internalParameters: _InternalForm
-    resolvedDependencies: list[_MaterialForm]
+    resolvedDependencies: list[Annotated[_MaterialForm, AfterValidator(_with_its_hash)]]
 
 
 class _VersionsForm(TypedDict):
@@ -115,6 +143,7 @@ class Stated:
     """A release: its files' sha256 by path (the manifest among them), parameters, runs in order, and materials.
 
     `materials` are resolvedDependencies, `dvc_lock` the stages of dvc.lock; times are ISO 8601, empty without runs.
+    `unknown` are the paths of fields that nothing of this project writes.
     """
 
     release_id: str
@@ -129,6 +158,7 @@ class Stated:
     versions: dict[str, str]
     started: str
     ended: str
+    unknown: list[str]
 
     @classmethod
     def read(cls, statement: Any) -> Stated:
@@ -137,7 +167,7 @@ class Stated:
         Raises:
             ReleaseError: it is no statement of a release of this project.
         """
-        validated(_StatementForm, statement, "the statement", ReleaseError)
+        known = validated(_StatementForm, statement, "the statement", ReleaseError)
         definition = statement["predicate"]["buildDefinition"]
         if definition["buildType"] != BUILD_TYPE:
             raise ReleaseError(
@@ -162,20 +192,26 @@ class Stated:
             versions=details["builder"]["version"],
             started=details["metadata"].get("startedOn", ""),
             ended=details["metadata"].get("finishedOn", ""),
+            unknown=list(_left_out(statement, known)),
         )
 
     @classmethod
     def read_with_runs(cls, statement: Statement) -> Stated:
-        """Read a statement that tells of runs, as an export needs it.
+        """Read a statement that tells of runs and their time, as an export needs it.
 
         Raises:
-            ReleaseError: as `read`, or there is no run, so that there is nothing to export.
+            ReleaseError: as `read`, or there is no run, so that there is nothing to export, or no time.
         """
         stated = cls.read(statement)
         if not stated.runs:
             raise ReleaseError(
                 f"release {stated.release_id} has no recorded run, so there is no lineage to export; "
                 "package and publish it where its records (runs/) are"
+            )
+        if not stated.started or not stated.ended:
+            raise ReleaseError(
+                f"what is stated of release {stated.release_id} tells of runs, but not when they began and ended; "
+                "see `distar audit verify`"
             )
         return stated
 
@@ -209,6 +245,22 @@ class Stated:
         return found
 
 
+def _left_out(value: Any, known: Any, above: str = "") -> Iterator[str]:
+    """Name the fields that a document's form leaves out."""
+    match value, known:
+        case dict(), dict():
+            for name, content in value.items():
+                if name not in known:
+                    yield f"{above}{name}"
+                elif name not in _OF_OTHERS:
+                    yield from _left_out(content, known[name], f"{above}{name}.")
+        case list(), list():
+            for position, (content, one) in enumerate(zip(value, known, strict=True)):
+                yield from _left_out(content, one, f"{above}{position}.")
+        case _:
+            pass
+
+
 def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Name each value of a tree by its path, as in `train.optimizer.eps`; lists and tables of sources are values."""
     flat: dict[str, Any] = {}
@@ -225,9 +277,22 @@ def commit_of(record: Record) -> str | None:
 
 
 def repository_of(record: Record) -> str | None:
-    """Return the URL of the repository that a stage ran in; git itself also takes `host:path` and plain folders."""
+    """Return the URL of the repository that a stage ran in; git itself also takes `host:path` and plain folders.
+
+    None stands for a run without git or remote, and for a remote of which no URL can be made.
+    """
     remote = record["git"]["remote"] if record["git"] else None
-    if remote is None or "://" in remote:
-        return remote
+    if remote is None:
+        return None
     host, separator, path = remote.partition(":")
-    return f"ssh://{host}/{path}" if separator and "/" not in host else f"file://{remote}"
+    named_by_host = separator and "/" not in host
+    url = remote if "://" in remote else f"ssh://{host}/{path}" if named_by_host else f"file://{remote}"
+    return url if _is_uri(url) else None
+
+
+def _is_uri(text: str) -> bool:
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return True

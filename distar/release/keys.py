@@ -44,11 +44,18 @@ def generate_key(path: Path) -> str:
     for half in halves:
         if half.exists():
             raise SigningError(f"{half} exists; choose another name: a key that signed releases is never overwritten")
+    made: list[Path] = []
     try:
         for half, (content, mode) in halves.items():
-            with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            made.append(half)
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
-    except OSError as error:
+    except BaseException as error:
+        for half in made:  # half a key would stand in the way of the next
+            half.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise SigningError(f"the key cannot be written: {error}; choose a folder that exists and is yours") from error
     return key_id(private.public_key())
 

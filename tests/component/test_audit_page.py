@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -19,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from distar.audit.graph import Node, draw
-from distar.audit.page import Code, Facts, Graph, Note, Page, Picture, Pictures, Rows, print_page, write_html
+from distar.audit.page import Code, Facts, Graph, Note, Page, Picture, Pictures, Rows, Status, print_page, write_html
 from distar.errors import ParameterError, ReleaseError, StorageError
 
 HASH = "0123456789abcdef" * 4
@@ -126,6 +127,23 @@ def test_the_terminal_is_told_of_pictures_folded_text_and_lineage() -> None:
     assert "this release: a picture of 30×20 pixels" in text
     assert "2 lines" in text
     assert re.search(r"stage +evaluate +1\.0 s +reference, train", text)
+
+
+def test_a_long_table_is_cut_in_the_terminal_and_what_is_bad_is_shown() -> None:
+    rows = [(f"row {number}", HASH) for number in range(25_000)]
+    statuses: list[Status] = ["good"] * len(rows)
+    statuses[20_000] = "bad"
+    page = Page(
+        "a", "b", [Rows("Checks", ("what", "found"), rows, statuses), Facts("Facts", {"long": "x" * 1_000_000})]
+    )
+    began = time.monotonic()
+    text = printed(page, 80)
+    assert time.monotonic() - began < 5
+    assert "… and 24800 more; --json has all" in text
+    assert "row 198 " in text
+    assert "row 199 " not in text
+    assert "row 20000 " in text
+    assert len(text) < 100_000
 
 
 def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:

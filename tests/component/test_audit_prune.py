@@ -51,6 +51,19 @@ partial = writing.__enter__()
 partial.mkdir()
 (partial / "half.txt").write_text("half")
 """
+EXPORT = """
+from types import SimpleNamespace
+from distar.atomic import written_whole
+from distar.audit import export
+def download(store, release, folder):
+    with written_whole(folder) as partial:
+        partial.mkdir()
+        (partial / "half.txt").write_text("half")
+        print(flush=True)
+        sys.stdin.read()
+export.download = download
+export.export_crate(SimpleNamespace(best=SimpleNamespace(statement={}), store=None, release=""), Path(sys.argv[1]))
+"""
 KILLED_REMOVAL = """
 import os, sys
 from distar.__main__ import main
@@ -176,6 +189,15 @@ def unfinished_output() -> Leftover:
     return Leftover("unfinished output", str(folder), [folder], folder / "generator/half.txt", (HOLD_FOLDER, folder))
 
 
+def half_of_a_crate() -> Leftover:
+    with process(EXPORT, Path("outputs/crate")):
+        pass
+    (folder,) = Path("outputs").glob(".crate-*")
+    (newest,) = folder.rglob("half.txt")
+    old(folder)
+    return Leftover("unfinished output", str(folder), [folder], newest, (HOLD_FOLDER, folder))
+
+
 def download() -> Leftover:
     partial = old(Path(f".distar/downloads/{HASH[::-1]}.partial"), "half")
     lock = old(partial.with_suffix(".lock"), "1")
@@ -236,7 +258,7 @@ def experiment(when: float = OLD) -> Leftover:
     return Leftover("experiment", name)
 
 
-RELEASES = [watched_release, lock_of_a_watched_release, half_of_a_release]
+RELEASES = [watched_release, lock_of_a_watched_release, half_of_a_release, half_of_a_crate]
 FILES = [work_directory, unfinished_output, download, lock_of_a_download, unpinned_download, *RELEASES, worktree]
 ALL: list[Callable[[], Leftover]] = [*FILES, worktree_that_is_gone, experiment]
 LOCKABLE = [work_directory, unfinished_output, download, lock_of_a_download, *RELEASES, worktree]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from uuid import UUID
 
 import pytest
 import torch
+from openlineage.client.transport.file import FileTransport
 
 from distar import paths
 from distar.__main__ import STAGES, main
@@ -86,6 +88,10 @@ def test_what_is_no_statement_of_a_recorded_release_is_refused(export: str, rele
 
     with pytest.raises(ReleaseError, match="the statement does not have the form"):
         exported({"_type": "https://in-toto.io/Statement/v1", "predicate": {}})
+    timeless = deepcopy(released.statement)
+    del timeless["predicate"]["runDetails"]["metadata"]["finishedOn"]
+    with pytest.raises(ReleaseError, match="not when they began and ended"):
+        exported(timeless)
     released.statement["predicate"]["buildDefinition"]["internalParameters"]["runs"] = []
     with pytest.raises(ReleaseError, match="no recorded run"):
         exported(released.statement)
@@ -245,6 +251,25 @@ def test_events_are_appended_to_a_file(released: Released, tmp_path: Path) -> No
 def test_a_target_that_takes_no_events_is_told(released: Released, target: str, told: str) -> None:
     with pytest.raises(StorageError, match=told):
         emit(events_of(released.statement), target)
+
+
+@pytest.mark.parametrize("before", [None, b"another's\n"])
+def test_events_that_the_disk_does_not_hold_are_taken_back(
+    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    path = tmp_path / "events.jsonl"
+    if before is not None:
+        path.write_bytes(before)
+
+    def refuse(*_: Any) -> None:
+        with path.open("ab") as file:
+            file.write(b'{"half')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FileTransport, "emit", refuse)
+    with pytest.raises(StorageError, match="No space left"):
+        emit(events_of(released.statement), str(path))
+    assert (path.read_bytes() if path.exists() else None) == before
 
 
 class Server(NamedTuple):

@@ -175,13 +175,13 @@ def test_files_of_git_lfs_are_put_in_place(workspace: Path) -> None:
         assert (folder / "models" / "absent.bin").read_text() == absent
         assert output_of(["git", "status", "--porcelain"], folder) == ""
     weights.write_bytes(LARGE)  # as git-lfs puts it into the workspace
-    assert Repository().digest(current_revision(), str(weights)) == sha256
+    assert Repository().digests(current_revision(), [str(weights)]) == {str(weights): sha256}
     Path("models/absent.bin").unlink()
     git(workspace, "-c", "filter.lfs.required=false", "rm", "-q", "--cached", "models/absent.bin")
     git(workspace, "commit", "-q", "-m", "One alone")
     whole = digests([Path("models")])["models"]
     assert whole is not None
-    assert Repository().digest(current_revision(), "models") == whole["sha256"]
+    assert Repository().digests(current_revision(), ["models"]) == {"models": whole["sha256"]}
 
 
 @pytest.mark.parametrize(
@@ -289,6 +289,31 @@ def test_a_cache_that_is_configured_is_shared(workspace: Path, tmp_path: Path) -
         assert found.resolve() == (tmp_path / "elsewhere").resolve()
 
 
+def test_commits_that_put_a_hash_into_the_lock_are_found(tmp_path: Path) -> None:
+    project = repository(tmp_path / "project")
+    first, second, third, unused = (digit * 32 for digit in "1234")
+
+    def locked(*md5s: str) -> str:
+        (project / "dvc.lock").write_text("".join(f"md5: {md5}\n" for md5 in md5s))
+        commit(project, "Lock")
+        return git(project, "rev-parse", "HEAD").strip()
+
+    both = locked(f"{first}.dir", second)
+    one = locked(first)
+    git(project, "checkout", "-q", "-b", "other", both)
+    other = locked(f"{first}.dir", second, third)
+    git(project, "checkout", "-q", "main")
+    git(project, "merge", "-q", "-s", "ours", "-m", "Merge", "other")
+    again = locked(first, third)
+    found = Repository(project).commits_with_any([first, second, third, unused, second[:8], f"{first}.dir"])
+    for md5, commits in found.items():
+        searched = git(project, "log", "--all", "--reverse", "--format=%H", f"-S{md5}", "--", "dvc.lock").split()
+        assert commits == [name for name in searched if md5 in git(project, "show", f"{name}:dvc.lock")]
+    assert found[third] == [other, again]
+    assert found[unused] == []
+    assert one not in found[second]
+
+
 def test_a_project_below_its_repository_is_read_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = repository(tmp_path / "whole", below="teams/align")
     (tmp_path / "whole" / "params.yaml").write_text("another project's\n")
@@ -300,7 +325,7 @@ def test_a_project_below_its_repository_is_read_there(tmp_path: Path, monkeypatc
     for seen in (Repository(), Repository(project)):
         assert seen.read("HEAD", "params.yaml") == TEXT.encode()
         assert seen.read("HEAD", "whole") is None
-        assert {name: seen.digest(last, name) for name in whole} == {n: (d or {})["sha256"] for n, d in whole.items()}
+        assert seen.digests(last, whole) == {name: (digest or {})["sha256"] for name, digest in whole.items()}
         assert seen.commits_with("0123456789abcdef.dir") == [first]
         assert seen.commits_with("4567456789abcdef.dir") == []
     with worktree(last) as there:
@@ -386,7 +411,7 @@ def test_a_project_of_another_owner_is_refused(
     assert main(["publish"]) == 1
     assert "dubious ownership" in capsys.readouterr().err
     with pytest.raises(StorageError, match="dubious ownership"):
-        Repository().has("0" * 40)
+        Repository().known(["0" * 40])
     with pytest.raises(StorageError, match="dubious ownership"):
         current_revision()
 

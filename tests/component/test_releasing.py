@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +11,15 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from rich.console import Console
 
 from distar.errors import ReleaseError
 from distar.hashing import sha256_of
 from distar.release.local import LocalStore
 from distar.release.package import write_manifest
-from distar.release.releases import publish
+from distar.release.releases import Problem, publish
 from distar.release.storage import Store, blob_name, open_store
-from distar.releasing import at_hand
+from distar.releasing import Verified, at_hand, verified_table
 
 WEIGHTS = b"weights" * 100_000
 
@@ -94,3 +96,17 @@ def test_a_download_that_failed_is_begun_anew(store: Store, release: str) -> Non
         seen(store, release)
     Path("weights").rename(blob)
     assert seen(store, release)[1] == WEIGHTS
+
+
+def test_of_many_problems_some_are_shown_and_all_are_counted() -> None:
+    problems = [Problem(f"file-{number}", "missing", "0" * 64, None) for number in range(25_000)]
+    console = Console(width=100, file=io.StringIO())
+    began = time.monotonic()
+    console.print(verified_table(Verified("1" * 64, problems, {})))
+    assert time.monotonic() - began < 5
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "25000 problems" in text
+    assert "… and 24800 more; --json has all" in text
+    assert "file-199 " in text
+    assert "file-200 " not in text

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -143,6 +144,19 @@ def test_a_new_key_is_its_owners_alone_and_is_never_overwritten(tmp_path: Path, 
     link.symlink_to(tmp_path / "elsewhere")
     assert main(["release", "keygen", str(link)]) == 1
     assert sorted(tmp_path.iterdir()) == [path, link]
+
+
+def test_of_a_key_that_the_disk_does_not_hold_nothing_remains(tmp_path: Path) -> None:
+    """The operating system lets this process write no byte to a file, as a full disk would."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    command = [sys.executable, "-B", "-m", "distar", "release", "keygen", str(tmp_path / "key")]
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert result.returncode == 1
+    assert "the key cannot be written" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_encrypted_key_opens_with_its_passphrase_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,14 +117,18 @@ def test_process_whose_output_has_no_space_left_says_so(status: int, then: int) 
     assert (result.returncode, result.stderr) == (then, "standard output cannot be written: No space left on device\n")
 
 
-def test_command_whose_output_has_no_space_left_says_so(project: Path) -> None:
-    command = [sys.executable, "-m", "distar", "release", "list", "--json"]
+@pytest.mark.parametrize(
+    "arguments",
+    [["release", "list", "--json"], ["audit", "prune", "--json"], ["audit", "prune"], ["release", "keygen", "key"]],
+)
+def test_command_whose_output_has_no_space_left_says_so(arguments: list[str], project: Path) -> None:
+    command = [sys.executable, "-m", "distar", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
-        "distar release: StorageError: standard output cannot be written: No space left on device"
+        f"distar {arguments[0]}: StorageError: standard output cannot be written: No space left on device"
     ]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from securesystemslib.signer import Key, Signer
 
+from distar.audit import repository
 from distar.audit.repository import Repository
 from distar.audit.verify import Verified, verify
 from distar.release.keys import generate_key, load_signer, load_verifier
@@ -160,6 +162,118 @@ def test_signature_names_every_change(stated: Stated) -> None:
         (about,) = [one for one in findings if one.attestation.endswith(path.name)]
         assert about.status in {"invalid", "other release"}, change.path
         path.unlink()
+
+
+def definition(document: Any) -> Any:
+    return document["predicate"]["buildDefinition"]
+
+
+def runs(document: Any) -> Any:
+    return definition(document)["internalParameters"]["runs"]
+
+
+def lock(document: Any) -> Any:
+    return definition(document)["internalParameters"]["dvc_lock"]
+
+
+def twice(document: Any, stage: str, kind: str) -> None:
+    entries = lock(document)[stage][kind]
+    entries.insert(0, {**entries[0], "md5": "0" * 32, "size": 1})
+
+
+def of_other_types(value: Any) -> Any:
+    """Write truth values as numbers, as some languages do."""
+    match value:
+        case dict():
+            return {name: of_other_types(content) for name, content in value.items()}
+        case bool():
+            return int(value)
+        case _:
+            return value
+
+
+def with_other_types(document: Any) -> None:
+    parameters = definition(document)["externalParameters"]
+    parameters["parameters"] = of_other_types(parameters["parameters"])
+
+
+ADDED: dict[str, Callable[[Any], object]] = {
+    "dvc.lock: train: outputs/generator": lambda document: twice(document, "train", "outs"),
+    "dvc.lock: prompts: distar/fetching": lambda document: twice(document, "prompts", "deps"),
+    "parameter runtime.deterministic": with_other_types,
+    "statement: approved": lambda document: document.update(approved=True),
+    "statement: subject.0.note": lambda document: document["subject"][0].update(note=""),
+    "statement: predicate.approved": lambda document: document["predicate"].update(approved=True),
+    "statement: predicate.buildDefinition.note": lambda document: definition(document).update(note=None),
+    "statement: predicate.buildDefinition.externalParameters.extra": lambda document: definition(document)[
+        "externalParameters"
+    ].update(extra=1),
+    "statement: predicate.buildDefinition.resolvedDependencies.0.mediaType": lambda document: definition(document)[
+        "resolvedDependencies"
+    ][0].update(mediaType="x"),
+    "statement: predicate.runDetails.byproducts": lambda document: document["predicate"]["runDetails"].update(
+        byproducts=[]
+    ),
+    "statement: predicate.runDetails.builder.builderDependencies": lambda document: document["predicate"]["runDetails"][
+        "builder"
+    ].update(builderDependencies=[]),
+    "statement: predicate.buildDefinition.internalParameters.runs.0.approved_by": lambda document: runs(document)[
+        0
+    ].update(approved_by="nobody"),
+    "statement: predicate.buildDefinition.internalParameters.runs.0.machine.owner": lambda document: runs(document)[0][
+        "machine"
+    ].update(owner="nobody"),
+    "dvc.lock: prompts: extra/input": lambda document: runs(document)[0]["inputs"].update({"extra/input": None}),
+    "dvc.lock: prompts: extra/output": lambda document: runs(document)[0]["outputs"].update({"extra/output": None}),
+    "dvc.lock: prompts: outputs/prompts": lambda document: runs(document)[0]["outputs"].update(
+        {"outputs/prompts": None}
+    ),
+}
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_is_added_or_of_another_type_is_named(stated: Stated, signed: bool) -> None:
+    signer, keys = None, []
+    if signed:
+        signer, key = signed_by_owner(stated)
+        keys = [key]
+    for what, edit in ADDED.items():
+        document = copy.deepcopy(stated.document)
+        edit(document)
+        with stated.changed(document, signer):
+            assert what in {gap.what for gap in stated.verify(*keys).gaps}, what
+
+
+def test_input_that_was_not_there_and_is_in_the_commit_is_named(stated: Stated) -> None:
+    document = copy.deepcopy(stated.document)
+    runs(document)[0]["inputs"]["dvc.yaml"] = None
+    with stated.changed(document):
+        found = {gap.what: gap.detail for gap in stated.verify().gaps}
+    assert found["commit: dvc.yaml"].startswith("the run had not there, commit")
+
+
+def test_no_more_is_asked_of_git_for_more_that_is_stated(stated: Stated, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def counted(*arguments: str, **others: Any) -> Any:
+        asked.append(arguments)
+        return run_git(*arguments, **others)
+
+    run_git = repository.run_git
+    monkeypatch.setattr(repository, "run_git", counted)
+    stated.repository = Repository()
+    assert stated.verify().holds
+    sound = len(asked)
+    content = {"sha256": "0" * 64, "bytes": 1, "files": 1}
+    document = copy.deepcopy(stated.document)
+    runs(document)[0]["inputs"] |= {f"distar/{number}": content for number in range(500)}
+    runs(document)[0]["inputs"] |= dict.fromkeys(("", ".", "..", "distar/../flows", "/", "distar/"), content)
+    runs(document)[0]["parameters"] |= {f"{number}.yaml": {"a": 1} for number in range(500)}
+    stated.repository = Repository()
+    asked.clear()
+    with stated.changed(document):
+        assert len(stated.verify().gaps) > 1000
+    assert len(asked) <= sound + 4  # what may be a pointer of DVC's, or parameters, is looked up, and then read
 
 
 def test_every_change_of_the_manifest_is_named(stated: Stated) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,81 @@ def test_statement_that_cannot_be_checked_is_a_gap(capsys: pytest.CaptureFixture
     assert "statement" in gaps(capsys, "latest", *keys)
     assert main(["audit", "show", "latest", *keys]) == 1
     assert "nothing is stated of how release" in capsys.readouterr().err
+
+
+def of_all(document: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> None:
+    for run in document["predicate"]["buildDefinition"]["internalParameters"]["runs"]:
+        change(run)
+
+
+def of_materials(document: dict[str, Any], name: str, change: dict[str, Any]) -> None:
+    for material in document["predicate"]["buildDefinition"]["resolvedDependencies"]:
+        if material["name"].startswith(name):
+            material.update(change)
+
+
+@pytest.mark.parametrize(
+    ("edit", "readable"),
+    [
+        (lambda document: of_all(document, lambda run: run.update(seconds="5")), False),
+        (lambda document: of_all(document, lambda run: run.update(cost_seconds=10**29)), False),
+        (lambda document: of_all(document, lambda run: run.update(processes=10**29)), False),
+        (lambda document: of_all(document, lambda run: run.update(ended="9999-12-31T23:59:59.999+00:00")), False),
+        (lambda document: of_all(document, lambda run: run.update(started="0001-01-01T00:00:00+00:00")), False),
+        (lambda document: of_all(document, lambda run: run.update(started=run["started"].replace("T", "\x1b"))), False),
+        (lambda document: of_all(document, lambda run: run.update(seeds=[1])), False),
+        (lambda document: of_materials(document, "prompts", {"digest": {"md5": "1"}}), False),
+        (lambda document: of_materials(document, "environment", {"digest": {"gitCommit": "1" * 40}}), False),
+        (lambda document: of_materials(document, "code", {"digest": {"sha256": "1" * 64}}), False),
+        (lambda document: of_materials(document, "prompts", {"uri": "http://["}), False),
+        (lambda document: of_materials(document, "prompts", {"annotations": {"licence": {"a": 1}}}), False),
+        (lambda document: of_all(document, lambda run: run["environment"]["libraries"].clear()), True),
+        (lambda document: of_all(document, lambda run: run["git"].update(remote="http://[")), True),
+        (lambda document: of_all(document, lambda run: run["git"].update(remote="[::1:path")), True),
+    ],
+)
+def test_odd_values_are_an_error_or_nothing(capsys: pytest.CaptureFixture[str], edit: Any, readable: bool) -> None:
+    document = statement()
+    edit(document)
+    attestation().unlink()
+    plant(document, None)
+    found = gaps(capsys, "latest")
+    assert any("cannot be read" in detail for detail in found.values()) == (not readable)
+    for command in (
+        ["show", "latest"],
+        ["show", "latest", "--html", "page.html"],
+        ["diff", "latest", "latest"],
+        ["export", "latest", "--openlineage", "events.jsonl"],
+        ["export", "latest", "--ro-crate", "crate"],
+    ):
+        assert main(["audit", *command]) == (0 if readable else 1)
+        assert readable or len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_materials_that_nothing_can_be_compared_with_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.loads(Path(f"published/releases/{release()}.json").read_bytes())
+    for name in (paths.PROMPTS_CARD.name, "bom.cdx.json"):
+        del manifest["files"][name]
+    content = json.dumps(manifest).encode()
+    document, lesser = statement(), hashlib.sha256(content).hexdigest()
+    Path(f"published/releases/{lesser}.json").write_bytes(content)
+    attach(open_store(STORE), lesser, document, None)
+    found = gaps(capsys, lesser)
+    assert "the release has no card.json" in found["materials: prompts"]
+    assert "the release has no bom.cdx.json" in found["materials: models"]
+    materials = document["predicate"]["buildDefinition"]["resolvedDependencies"]
+    materials[:] = [one for one in materials if one["name"] in {"code", "environment"}]
+    attach(open_store(STORE), lesser, document, None)
+    _, verified = asked(capsys, "verify", lesser)
+    notes = [one["detail"] for one in verified["checks"] if one["outcome"] == "note"]
+    assert any(detail.startswith("0 are stated; the release has no card.json") for detail in notes)
+
+
+def test_place_that_cannot_be_written_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    for how in ("--openlineage", "--ro-crate"):
+        assert main(["audit", "export", "latest", how, "file/crate"]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_keys_that_stand_twice_in_an_envelope_are_a_gap(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from openlineage.client.serde import Serde
 
 from distar import paths
 from distar.__main__ import main
@@ -28,6 +29,8 @@ from distar.documents import read_json
 from distar.errors import DistarError
 from distar.evaluation.gate import Evaluated, GateParams, judge
 from distar.evaluation.summary import read_released_metrics
+from distar.lineage.exports.openlineage import events_of
+from distar.lineage.exports.ro_crate import _Crate
 from distar.lineage.record import key_of
 from distar.lineage.runs import read_record
 from distar.lineage.stated import Stated
@@ -124,6 +127,11 @@ def model_signature(world: World) -> tuple[bytes, Reader]:
     return signatures_of(world, world.signature)
 
 
+def crate_of(stated: Stated, document: Any) -> str:
+    """Describe a release that has no files."""
+    return json.dumps(_Crate(stated, document, {}).crate.metadata.generate())
+
+
 def statement(world: World) -> tuple[bytes, Reader]:
     document = json.loads(json.dumps(world.evidence.best.statement))
     definition = document["predicate"]["buildDefinition"]
@@ -148,7 +156,8 @@ def statement(world: World) -> tuple[bytes, Reader]:
         attested = replace(world.evidence.best, statement=document, stated=Stated.read(document))
         evidence = replace(world.evidence, statements=Statements([attested], []))
         print_page(show.page_of(show.show(evidence, repository), evidence))
-        return list(inconsistencies(evidence, attested))
+        found = list(inconsistencies(evidence, attested))
+        return found, [Serde.to_json(event) for event in events_of(document)], crate_of(attested.stated, document)
 
     return payload, read
 
@@ -299,6 +308,24 @@ def test_damaged_scores_are_errors(world: World, how: settings) -> None:
             assert time.monotonic() - began < SECONDS
 
     fuzz()
+
+
+def test_large_scores_are_read_at_once(world: World) -> None:
+    content = b"prompt\n" + b"a\n" * 5_000_000
+    _, consistent = of_consistency(world, paths.SCORES.name)
+    began = time.monotonic()
+    found = consistent(content)
+    assert time.monotonic() - began < SECONDS
+    assert "they were not evaluated on" in str(found)
+
+
+@pytest.mark.parametrize("rewards", [5, ["a"], {"preference": 5}, {"preference": {"mean": "high"}}])
+def test_rewards_of_every_system_are_checked(rewards: Any) -> None:
+    sound = {"rewards": {"preference": {"mean": 1.0}}}
+    assert read_released_metrics(json.dumps({"generator": sound, "another": sound}).encode(), "it")
+    for systems in ({"generator": sound, "another": {"rewards": rewards}}, {"another": sound}):
+        with pytest.raises(DistarError, match="it "):
+            read_released_metrics(json.dumps(systems).encode(), "it")
 
 
 @pytest.mark.parametrize("place", ["releases", "aliases", "attestations", "blobs"])

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -164,7 +165,7 @@ def _run_facets(record: Record, whole: Run, above: Job) -> dict[str, Any]:
         "processing_engine": _facet(
             facet_v2.processing_engine_run.ProcessingEngineRunFacet,
             name="DVC",
-            version=record["environment"]["libraries"]["dvc"],
+            version=record["environment"]["libraries"].get("dvc", "unknown"),
             openlineageAdapterVersion=client_version,
         ),
         "distar": _facet(
@@ -242,10 +243,22 @@ def _told(error: RequestException) -> str:
 
 
 def _append(events: Iterable[RunEvent], path: Path) -> None:
+    """Append all events or none: what a file holds of a release whose export failed would read as the whole."""
     transport = FileTransport(FileConfig(str(path), append=True))
+    before = path.stat().st_size if path.is_file() else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for event in events:
             transport.emit(event)
     except (OSError, RuntimeError) as error:  # the transport's own errors are RuntimeErrors
+        _take_back(path, before)
         raise StorageError(f"{path} does not take the events: {error}; give a file that may be written") from error
+
+
+def _take_back(path: Path, before: int | None) -> None:
+    """Leave a file as large as it was, or none where none was."""
+    with suppress(OSError):  # it could not be written
+        if before is not None:
+            os.truncate(path, before)
+        elif path.is_file():
+            path.unlink()
