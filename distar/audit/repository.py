@@ -15,6 +15,8 @@ from distar.lineage.pipeline import DVC_LOCK
 from distar.lineage.record import digest_of_pins
 from distar.secrets import without_secrets
 
+_LONGEST = 8192  # signs of an argument: twice the longest path; systems start no program with some 100,000
+
 
 @dataclass(frozen=True, eq=False)  # what it has read is kept by each object, and goes with it
 class Repository:
@@ -78,6 +80,8 @@ class Repository:
         return content
 
     def _run(self, *arguments: str) -> bytes | None:
+        if max(map(len, arguments)) > _LONGEST:
+            return None  # git has nothing of such a name
         result = run_git(*arguments, folder=self.root) if self._is_one else None
         return result.stdout if result and result.returncode == 0 else None
 
