@@ -62,10 +62,30 @@ class Repository:
             pins[name] = {"sha256": _sha256(content), "bytes": len(content)}
         return digest_of_pins(pins)["sha256"] if pins else None
 
+    def versions(self, path: str) -> dict[str, bytes]:
+        """Return a file as it is at each commit that changed it, of any branch, tag or experiment, oldest first."""
+        found = self._run("log", "--all", "--full-history", "--reverse", "--format=%H", "--", path) or b""
+        commits = found.decode().split()
+        asked = "".join(f"{commit}:./{path}\n" for commit in commits)
+        answer = (self._run("cat-file", "--batch", stdin=asked.encode()) or b"") if commits else b""
+        contents = {}
+        for commit in commits:
+            head, _, answer = answer.partition(b"\n")
+            if head.endswith(b" missing"):
+                continue  # this commit removed it
+            size = int(head.split()[-1])
+            contents[commit], answer = answer[:size], answer[size + 1 :]
+        return contents
+
     @lru_cache(maxsize=4096)  # noqa: B019  lives as long as one command
     def commits_with(self, md5: str) -> list[str]:
         """Return the commits whose dvc.lock holds a hash, of any branch, tag or experiment, oldest first."""
-        found = self._run("log", "--all", "--reverse", "--format=%H", f"-S{md5}", "--", DVC_LOCK.as_posix()) or b""
+        found = (
+            self._run(
+                "log", "--all", "--full-history", "--reverse", "--format=%H", f"-S{md5}", "--", DVC_LOCK.as_posix()
+            )
+            or b""
+        )
         commits = found.decode().split()  # those that took it out again are found too
         return [commit for commit in commits if md5.encode() in (self.read(commit, DVC_LOCK.as_posix()) or b"")]
 
@@ -79,10 +99,10 @@ class Repository:
         assert content is not None  # noqa: S101  git has just listed it
         return content
 
-    def _run(self, *arguments: str) -> bytes | None:
+    def _run(self, *arguments: str, stdin: bytes | None = None) -> bytes | None:
         if max(map(len, arguments)) > _LONGEST:
             return None  # git has nothing of such a name
-        result = run_git(*arguments, folder=self.root) if self._is_one else None
+        result = run_git(*arguments, folder=self.root, stdin=stdin) if self._is_one else None
         return result.stdout if result and result.returncode == 0 else None
 
     @cached_property
