@@ -250,5 +250,5 @@ def _unknown_hash(store: Store, role: Role, sha256: str, known: set[tuple[str, s
         told.append(f"near it are {'; '.join(f'{digest} ({digests[digest]})' for digest in near)}")
     told.append("check it against `distar audit show`")
     if unknown:
-        told.append(f"{len(unknown)} releases or commits may have been made from it all the same: {', '.join(unknown)}")
+        told.append(f"{len(unknown)} releases or commits may have been made from it all the same: {_listed(unknown)}")
     return "; ".join(told)

@@ -118,6 +118,7 @@ def test_process_whose_output_has_no_space_left_says_so(status: int, then: int) 
 
 
 def test_command_whose_output_has_no_space_left_says_so(project: Path) -> None:
+    (project / "published").mkdir()
     command = [sys.executable, "-m", "distar", "release", "list", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with Path("/dev/full").open("w") as full:
