@@ -88,17 +88,21 @@ class Verified:
 
 
 def chosen_store(url: str | None) -> Store:
-    """Open the store at a URL, in the S3 that the environment names; or else that of params.yaml.
+    """Open the store at a URL, in the S3 that the environment names; or else that of params.yaml; to read from it.
 
     Raises:
         ParameterError: params.yaml is wrong, or the URL holds credentials.
-        ReleaseError: the URL is not understood.
+        ReleaseError: the URL is not understood, or there is no such store.
+        StorageError: the system does not tell whether there is.
     """
     if url is not None:
         refuse_more_than_an_address(url, "--store")
-        return open_store(url)
-    params = load_shared().publish
-    return open_store(params.url, params.endpoint_url)
+        store = open_store(url)
+    else:
+        params = load_shared().publish
+        store = open_store(params.url, params.endpoint_url)
+    store.require()
+    return store
 
 
 @contextmanager

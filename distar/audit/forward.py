@@ -88,7 +88,6 @@ def forward(store: Store, role: Role, sha256: str, repository: Repository, trust
     Raises:
         ParameterError: it is no hash, or nothing knows it: a misspelt one would tell that nothing is affected. Or it is
             known, and of what may be made from it nothing can be told.
-        ReleaseError: there is no such store.
     """
     if not _HASH.fullmatch(sha256):
         raise ParameterError(

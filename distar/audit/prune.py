@@ -182,7 +182,9 @@ def _released() -> set[bytes]:
 
 def _store() -> Store:
     params = read_strict(PARAMS_PATH, RootParams).publish
-    return open_store(params.url, params.endpoint_url)
+    store = open_store(params.url, params.endpoint_url)
+    store.require()  # one that is not mounted would tell of no release
+    return store
 
 
 def _work_directories(limit: float) -> Iterator[Stale]:

@@ -133,11 +133,7 @@ def publish(store: Store, folder: Path, attach: Callable[[str], None]) -> tuple[
 
 
 def release_ids(store: Store) -> list[str]:
-    """Return the ids of all releases in a store; what else lies beside them is none.
-
-    Raises:
-        ReleaseError: there is no such store.
-    """
+    """Return the ids of all releases in a store; what else lies beside them is none."""
     return _ids(store, "")
 
 
@@ -152,8 +148,7 @@ def read_aliases(store: Store) -> tuple[dict[str, Alias], dict[str, str]]:
     One damaged alias hides no other. If the aliases cannot be listed, that is the one problem.
 
     Raises:
-        ReleaseError: there is no such store.
-        StorageError: its releases cannot be listed.
+        StorageError: the store's releases cannot be listed.
     """
     sound, problems = {}, {}
     try:
@@ -524,7 +519,6 @@ def _actor() -> str:
 
 
 def _ids(store: Store, beginning: str) -> list[str]:
-    store.require()
     names = store.names(f"releases/{beginning}")
     return [_stem(name) for name in names if _ID.fullmatch(_stem(name)) and name == manifest_name(_stem(name))]
 
