@@ -50,12 +50,14 @@ def run_git(
     """Run git, whose messages are English, and return how it ended.
 
     Raises:
-        StorageError: it is not installed, or the folder is gone.
+        StorageError: it is not installed, the folder is gone, or the system does not start it.
     """
     try:
         return _ask(arguments, folder, environment(folder), stdin)
     except FileNotFoundError as error:
         raise StorageError(f"git is not installed, or {folder or Path.cwd()} is gone; install git") from error
+    except OSError as error:
+        raise StorageError(f"git cannot be started in {folder or Path.cwd()}: {error.strerror or error}") from error
 
 
 def in_repository(folder: Path = Path()) -> bool:

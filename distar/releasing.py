@@ -88,17 +88,21 @@ class Verified:
 
 
 def chosen_store(url: str | None) -> Store:
-    """Open the store at a URL, in the S3 that the environment names; or else that of params.yaml.
+    """Open the store at a URL, in the S3 that the environment names; or else that of params.yaml; to read from it.
 
     Raises:
         ParameterError: params.yaml is wrong, or the URL holds credentials.
-        ReleaseError: the URL is not understood.
+        ReleaseError: the URL is not understood, or there is no such store.
+        StorageError: the system does not tell whether there is.
     """
     if url is not None:
         refuse_more_than_an_address(url, "--store")
-        return open_store(url)
-    params = load_shared().publish
-    return open_store(params.url, params.endpoint_url)
+        store = open_store(url)
+    else:
+        params = load_shared().publish
+        store = open_store(params.url, params.endpoint_url)
+    store.require()
+    return store
 
 
 @contextmanager
@@ -132,10 +136,6 @@ def list_releases(store: Store) -> Listing:
             return Listed(release_id, len(files), sum(int(pin["bytes"]) for pin in files.values()), names, None)
 
         releases = list(pool.map(listed, release_ids(store)))
-    lost = {
-        name: alias.release for name, alias in sound.items() if alias.release not in {one.release for one in releases}
-    }
-    problems |= {name: f"it points at {release}, which is not in the store" for name, release in lost.items()}
     return Listing(releases, problems)
 
 
@@ -200,7 +200,7 @@ def releases_table(listing: Listing) -> RenderableType:
         figures = [one.problem or "", ""] if one.num_bytes is None else [str(one.num_files), bytes_text(one.num_bytes)]
         rows.add_row(*map(plain, (one.release[:16], *figures, ", ".join(one.aliases))))
     shown: RenderableType = rows if listing.releases else "there is no release yet"
-    return Group(shown, *more_told(len(listing.releases)), *_alias_problems(listing.alias_problems))
+    return Group(shown, *more_told(len(listing.releases)), *alias_problems(listing.alias_problems))
 
 
 def promoted_text(promoted: Promoted) -> RenderableType:
@@ -220,7 +220,7 @@ def history_table(moves: Sequence[Move]) -> RenderableType:
 
 def verified_table(found: Verified) -> RenderableType:
     """Show what a check of a stored release found."""
-    aliases = list(_alias_problems(found.alias_problems))
+    aliases = list(alias_problems(found.alias_problems))
     if not found.problems:
         sound = f"release {found.release}: every file is there, as its manifest says"
         return Group(sound, *aliases) if aliases else sound
@@ -236,6 +236,7 @@ def verified_table(found: Verified) -> RenderableType:
     )
 
 
-def _alias_problems(problems: Mapping[str, str]) -> Iterator[RenderableType]:
+def alias_problems(problems: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Tell of each alias that cannot be followed."""
     for name, problem in problems.items():
         yield plain(f"alias {name} cannot be followed: {problem}")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from securesystemslib.signer import Key
 
 from distar.documents import read_json
-from distar.errors import ReleaseError, SigningError
+from distar.errors import ReleaseError, SigningError, StorageError
 from distar.fetching.source import FileMissingError
 from distar.lineage.provenance import PREDICATE_TYPE, Statement
 from distar.lineage.stated import Stated
@@ -34,7 +34,7 @@ class Attested:
         name: its name in the store.
         statement: the whole of it.
         stated: what it says.
-        keyids: the keys that claim to have signed it.
+        keyids: the trusted keys that signed it; without trusted keys, those that claim to have signed it.
         trust: whether a trusted key signed it; without trusted keys, whether it bears a signature, which then nobody
             checked.
     """
@@ -48,10 +48,11 @@ class Attested:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A statement that cannot be read, and why."""
+    """A statement that does not count, and why: it cannot be read, or is about another release."""
 
     name: str
     reason: str
+    other_release: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Statements:
 
     Attributes:
         readable: those of how it was made, the one to go by first: trusted ones, then signed ones, then the newest.
-        unreadable: damaged ones, and those of another form.
+        unreadable: damaged ones, those of another form, and those about another release.
     """
 
     readable: list[Attested]
@@ -169,7 +170,10 @@ def gather(store: Store, text: str, trusted: Sequence[Key] = ()) -> Evidence:
 
 
 def gather_release(store: Store, release: str, trusted: Sequence[Key]) -> Evidence:
-    """Gather what a store holds of the release with this very id; raises as `gather`."""
+    """Gather what a store holds of the release with this very id; raises as `gather`.
+
+    Only its manifest must be sound: what is wrong with an alias or a statement is part of what is gathered.
+    """
     files = read_release(store, release)
     sound, problems = read_aliases(store)
     aliases = [name for name, alias in sound.items() if alias.release == release]
@@ -211,28 +215,40 @@ def resolve(store: Store, text: str) -> str:
 def gather_statements(
     store: Store, release: str, files: dict[str, dict[str, Any]], trusted: Sequence[Key]
 ) -> Statements:
-    """Read every statement that is attached to a release; one that is damaged hides no other."""
-    findings = check_signatures(store, release, files, trusted)
-    signed = {finding.attestation for finding in findings if finding.status == "valid"}
+    """Read every statement that is attached to a release; one that is damaged hides no other.
+
+    If they cannot be listed, the folder of all stands for them, as unreadable.
+    """
+    try:
+        findings = check_signatures(store, release, files, trusted)
+        names = statement_names(store, release)
+    except StorageError as error:
+        return Statements([], [Unreadable(f"attestations/{release}/", str(error))])
+    signed_by: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.keyid and finding.status == "valid":
+            signed_by.setdefault(finding.attestation, []).append(finding.keyid)
     readable, unreadable = [], []
-    for name in statement_names(store, release):
+    for name in names:
         try:
             envelope = open_attestation(store, name)
             statement = _read_statement(envelope.payload, name)
             stated = Stated.read(statement)
-        except (SigningError, ReleaseError) as error:
+        except (SigningError, ReleaseError, StorageError) as error:
             unreadable.append(Unreadable(name, str(error)))
             continue
-        keyids = list(envelope.signatures)
-        if name in signed:
-            trust: Trust = "trusted"
-        elif trusted:
-            trust = "untrusted"
+        if stated.release_id != release:
+            about = f"it is about another release, {stated.release_id}; remove it, and find out who writes there"
+            unreadable.append(Unreadable(name, about, other_release=True))
+            continue
+        keyids = signed_by.get(name, []) if trusted else list(envelope.signatures)
+        if trusted:
+            trust: Trust = "trusted" if keyids else "untrusted"
         else:
             trust = "not checked" if keyids else "unsigned"
         readable.append(Attested(name, statement, stated, keyids, trust))
     rank = {"trusted": 3, "not checked": 2, "untrusted": 1, "unsigned": 0}
-    readable.sort(key=lambda one: (one.stated.release_id == release, rank[one.trust], _ended(one)), reverse=True)
+    readable.sort(key=lambda one: (rank[one.trust], _ended(one)), reverse=True)
     return Statements(readable, unreadable)
 
 

@@ -28,7 +28,7 @@ from distar.audit.evidence import gather_statements
 from distar.audit.origin import release_md5
 from distar.audit.page import Page, Rows, Status
 from distar.audit.repository import Repository
-from distar.errors import DistarError, StorageError, WorkDirectoryError
+from distar.errors import DistarError, ReleaseError, StorageError, WorkDirectoryError
 from distar.fetching.downloads import downloads_dir
 from distar.git import in_repository
 from distar.locking import held_if_free
@@ -83,7 +83,7 @@ def prune(older_than_days: int, delete: bool) -> list[Outcome]:
 
     Raises:
         ParameterError: there is no params.yaml here, or it is wrong.
-        StorageError: git fails, or the store of releases cannot be read, which tells the experiments to keep.
+        StorageError: git fails.
     """
     limit = time.time() - older_than_days * _SECONDS_A_DAY
     kinds = (_experiments, _unfinished, _work_directories, _downloads, _releases, _worktrees)
@@ -128,7 +128,8 @@ def _experiments(limit: float) -> Iterator[Stale]:
     """Find experiments that no branch or tag contains and that released nothing.
 
     A published release's parameters and lock may stand in an experiment alone, where `distar audit verify` finds
-    them. Of an experiment that moves meanwhile, git refuses the removal.
+    them. If the store does not tell what was released, they are shown, and not removed. Of an experiment that moves
+    meanwhile, git refuses the removal.
     """
     if not in_repository():
         return
@@ -141,25 +142,49 @@ def _experiments(limit: float) -> Iterator[Stale]:
         for commit, committed, name in lines
         if _EXPERIMENT.fullmatch(name) and commit in kept_nowhere and float(committed) < limit
     ]
-    released = _released() if old else set()  # only then is the store asked
+    doubt, released = "", set[bytes]()
+    if old:  # only then is the store asked
+        try:
+            released = _released()
+        except DistarError as error:
+            doubt = f"it may have released something: {error}"
     for commit, committed, name in old:
         if not any(md5 in (repository.read(commit, "dvc.lock") or b"") for md5 in released):
             why = f"no branch or tag contains {commit[:12]}, and it released nothing"
             remove = partial(_git, "update-ref", "-d", name, commit)
-            yield Stale("experiment", name, _age(committed), None, why, remove)
+            stale = Stale("experiment", name, _age(committed), None, why, remove)
+            yield _kept(stale, doubt) if doubt else stale
+
+
+def _kept(stale: Stale, why: str) -> Stale:
+    """Return what is shown, and not removed, since it may be in use."""
+
+    def keep() -> None:
+        raise StorageError(why)
+
+    return replace(stale, why=why, remove=keep)
 
 
 def _released() -> set[bytes]:
-    """Return DVC's hashes of all published releases."""
+    """Return DVC's hashes of all published releases.
+
+    Raises:
+        ReleaseError: there is no such store, or something that is stated of a release cannot be read.
+        StorageError: the store cannot be reached, or refuses.
+    """
     store = _store()
     everything = [gather_statements(store, release, {}, ()) for release in release_ids(store)]
+    for damaged in (one for statements in everything for one in statements.unreadable):
+        raise ReleaseError(f"{store.url}: {damaged.name}: {damaged.reason}")
     locks = [one.stated.dvc_lock for statements in everything for one in statements.readable]
     return {md5.encode() for lock in locks if (md5 := release_md5(lock))}
 
 
 def _store() -> Store:
     params = read_strict(PARAMS_PATH, RootParams).publish
-    return open_store(params.url, params.endpoint_url)
+    store = open_store(params.url, params.endpoint_url)
+    store.require()  # one that is not mounted would tell of no release
+    return store
 
 
 def _work_directories(limit: float) -> Iterator[Stale]:
@@ -217,12 +242,7 @@ def _releases(limit: float) -> Iterator[Stale]:
         store = _store()
         pointed_at = {read_alias(store, alias).release for alias in alias_names(store)}
     except DistarError as error:
-        why = f"an alias may point at it: {error}"
-
-        def keep() -> None:
-            raise StorageError(why)
-
-        yield from (replace(stale, why=why, remove=keep) for stale in old)
+        yield from (_kept(stale, f"an alias may point at it: {error}") for stale in old)
     else:
         yield from (stale for stale in old if Path(stale.place).stem not in pointed_at)
 

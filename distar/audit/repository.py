@@ -19,6 +19,7 @@ from distar.lineage.pipeline import DVC_LOCK
 from distar.lineage.record import digest_of_pins
 from distar.secrets import without_secrets
 
+_LONGEST = 8192  # signs of an argument: twice the longest path; systems start no program with some 100,000
 _BYTES_AT_ONCE = 64 * 1024 * 1024
 _MD5 = re.compile(rb"([0-9a-f]{32})([.]dir)?")
 
@@ -86,13 +87,24 @@ class Repository:
                 found[place] = digest_of_pins(pins)["sha256"]
         return found
 
+    def versions(self, path: str) -> dict[str, bytes]:
+        """Return a file as it is at each commit that changed it, of any branch, tag or experiment, oldest first."""
+        found = self._run("log", "--all", "--full-history", "--reverse", "--format=%H", "--", path) or b""
+        commits = found.decode().split()
+        objects = self._looked_up([f"{commit}:./{path}" for commit in commits])
+        names = {commit: one.name for commit, one in zip(commits, objects, strict=True) if one is not None}
+        contents = dict(self._contents(names.values(), MAX_BYTES))
+        return {commit: contents[name] for commit, name in names.items() if name in contents}
+
     def commits_with(self, md5: str) -> list[str]:
         """Return the commits that put a hash into dvc.lock, of any branch, tag or experiment, oldest first."""
         return self.commits_with_any([md5])[md5]
 
     def commits_with_any(self, md5s: Collection[str]) -> dict[str, list[str]]:
         """Return the same for each of several hashes, each whole or its beginning."""
-        logged = self._run("log", "--all", "--reverse", "--format=%H %P", "--", DVC_LOCK.as_posix()) or b""
+        logged = (
+            self._run("log", "--all", "--full-history", "--reverse", "--format=%H %P", "--", DVC_LOCK.as_posix()) or b""
+        )
         families = [line.split() for line in logged.decode().splitlines()]  # a commit, and those before it
         commits = list(dict.fromkeys(commit for family in families for commit in family))
         objects = self._looked_up([f"{commit}:./{DVC_LOCK}" for commit in commits])
@@ -166,6 +178,8 @@ class Repository:
                 place += one.size + 1
 
     def _run(self, *arguments: str, stdin: bytes | None = None) -> bytes | None:
+        if max(map(len, arguments)) > _LONGEST:
+            return None  # git has nothing of such a name
         result = run_git(*arguments, folder=self.root, stdin=stdin) if self._is_one else None
         return result.stdout if result and result.returncode == 0 else None
 

@@ -113,9 +113,9 @@ def _blobs(evidence: Evidence) -> Iterator[Check]:
 
 
 def _blob_check(problem: releases.Problem) -> Check:
-    return Check(
-        f"file {problem.what}", "gap", f"{problem.problem}: expected {problem.expected}, got {problem.got or 'nothing'}"
-    )
+    found = problem.got or "nothing"
+    detail = found if problem.problem == "unreadable" else f"expected {problem.expected}, got {found}"
+    return Check(f"file {problem.what}", "gap", f"{problem.problem}: {detail}")
 
 
 def _aliases(evidence: Evidence) -> Iterator[Check]:
@@ -127,7 +127,7 @@ def _aliases(evidence: Evidence) -> Iterator[Check]:
 
 def _damaged_aliases(problems: dict[str, str]) -> Iterator[Check]:
     for alias, problem in problems.items():
-        yield Check(f"alias {alias}", "gap", f"nobody can tell where it points: {problem}")
+        yield Check(f"alias {alias}", "gap", f"it cannot be followed: {problem}")
 
 
 def _signatures(evidence: Evidence, trusted: Sequence[Key]) -> Iterator[Check]:
@@ -180,7 +180,7 @@ def _signature(finding: Finding, keys_are_trusted: bool) -> Check:
 def _provenance(evidence: Evidence, repository: Repository) -> Iterator[Check]:
     """Check every statement that counts; with trusted keys the others are named by their signatures alone."""
     for unreadable in evidence.statements.unreadable:
-        yield Check(f"statement {_short(unreadable.name)}", "gap", f"it cannot be read: {unreadable.reason}")
+        yield Check(f"statement {_short(unreadable.name)}", "gap", f"it does not count: {unreadable.reason}")
     if not evidence.attested:
         yield Check("statement", "gap", "not checked: there is no statement that counts")
     for attested in evidence.attested:

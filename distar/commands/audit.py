@@ -211,7 +211,7 @@ def _tell(options: argparse.Namespace, data: object, page: Callable[[], Page]) -
     shown = None if options.json or html else page()
     with full_output_told():
         if options.json:
-            Console().print_json(data=data)
+            Console().print_json(data=data, ensure_ascii=True)
         elif shown is None:
             Console().print(f"{html} is written", highlight=False)
         else:

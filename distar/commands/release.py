@@ -83,10 +83,15 @@ def add_release(commands: argparse._SubParsersAction) -> None:
 def _run_list(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from distar.releasing import chosen_store, list_releases, releases_table
+    from rich.console import Console
+
+    from distar.releasing import alias_problems, chosen_store, list_releases, releases_table
 
     listing = list_releases(chosen_store(options.store))
     show(options, [asdict(release) for release in listing.releases], releases_table(listing))
+    if options.json:  # the JSON is a list of releases, and these are none
+        for problem in alias_problems(listing.alias_problems):
+            Console(stderr=True).print(problem, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_download(options: argparse.Namespace) -> None:
@@ -109,11 +114,13 @@ def _run_promote(options: argparse.Namespace) -> None:
 
 
 def _run_history(options: argparse.Namespace) -> None:
-    from distar.release.releases import history
+    from distar.release.releases import history, require_target
     from distar.releasing import chosen_store, history_table
 
-    moves = history(chosen_store(options.store), options.alias)
+    store = chosen_store(options.store)
+    moves = history(store, options.alias)
     show(options, [one.entry() for one in moves], history_table(moves))
+    require_target(store, options.alias)  # told last: the history says where to go back to
 
 
 def _run_verify(options: argparse.Namespace) -> int:

@@ -52,9 +52,12 @@ class _ExternalForm(TypedDict):
     parameters: _ParametersForm
 
 
+_Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]  # as DVC writes it, of a file or a folder
+
+
 class _EntryForm(TypedDict):
     path: str
-    md5: NotRequired[str]
+    md5: NotRequired[_Md5]
     size: NotRequired[Count]
     nfiles: NotRequired[Count]
 

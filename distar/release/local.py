@@ -77,7 +77,13 @@ class LocalStore(Store):
 
     @contextmanager
     def open_blob(self, sha256: str, start: int = 0) -> Iterator[Iterator[bytes]]:
-        """Open a blob at byte `start`."""
+        """Open a blob at byte `start`.
+
+        Raises:
+            FileMissingError: there is none.
+            ReleaseError: it is no file, or may not be read.
+            StorageError: the system refuses otherwise.
+        """
         path = self._path(blob_name(sha256))
         with ExitStack() as stack:
             with refusal_told(path, _REMEDY):
@@ -85,6 +91,8 @@ class LocalStore(Store):
                     file = stack.enter_context(_opened(path))
                 except FileNotFoundError:
                     raise FileMissingError(f"{path}: there is no such file") from None
+                except PermissionError as error:  # of this blob: it says nothing about the others
+                    raise ReleaseError(f"{path}: {error.strerror}; {_REMEDY}") from error
                 file.seek(start)
             yield _chunks(file, path)
 
@@ -109,12 +117,22 @@ class LocalStore(Store):
         """Replace a document if it is of that version."""
         return self._write(name, content, version)
 
+    def require(self) -> None:
+        """Require that the folder is there."""
+        with refusal_told(self.root, _REMEDY):
+            there = self.root.exists()
+        if not there:
+            raise ReleaseError(f"{self.place}: there is no such folder; check the store's URL, or publish a release")
+
     def names(self, prefix: str) -> list[str]:
-        """Return the names that begin with `prefix`; what cannot be a name of ours is left out."""
+        """Return the names that begin with `prefix`; what cannot be a name of ours is left out.
+
+        A folder or a link that has a name of ours is listed too: what reads it tells that it is no file.
+        """
         found = []
         for folder, subfolders, files in os.walk(self._path(prefix.rpartition("/")[0]), onerror=_unless_missing):
+            found += [(Path(folder) / name).relative_to(self.root).as_posix() for name in (*subfolders, *files)]
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # unfinished files lie in those
-            found += [(Path(folder) / name).relative_to(self.root).as_posix() for name in files]
         return sorted(name for name in found if name.startswith(prefix) and can_be_ours(name))
 
     def _write(self, name: str, content: bytes, version: str | None) -> bool:
@@ -152,7 +170,7 @@ def _opened(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        if error.errno in _NO_FILES:
+        if error.errno in _NO_FILES or (error.errno == errno.ENOENT and path.is_symlink()):
             raise _no_file(path) from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -162,4 +180,4 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _no_file(path: Path) -> ReleaseError:
-    return ReleaseError(f"{path} is no file, but a folder, a pipe, a device or a circle of links; remove it")
+    return ReleaseError(f"{path} is no file, but a folder, a pipe, a device, or a link that leads to none; remove it")

@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -41,6 +41,8 @@ _ID = re.compile("[0-9a-f]{64}")
 _HEX = re.compile("[0-9a-f]{8,64}")
 _MAX_TRIES = 30
 _ALIAS = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
+_CLOCKS_DIFFER = timedelta(minutes=15)  # between machines that move an alias; S3 refuses one that is further off
+_FUTURE = timedelta(days=1)
 _MAX_NAME = 255  # bytes of a file's name, as most file systems have it
 _MAX_PATH = 1024
 
@@ -89,7 +91,7 @@ class Problem:
     """Something of a release in a store that is not as the manifest says; sizes and hashes as texts."""
 
     what: str
-    problem: Literal["missing", "size", "content"]
+    problem: Literal["missing", "size", "content", "unreadable"]
     expected: str
     got: str | None
 
@@ -141,24 +143,33 @@ def alias_names(store: Store) -> list[str]:
 
 
 def read_aliases(store: Store) -> tuple[dict[str, Alias], dict[str, str]]:
-    """Read every alias of a store: those that are sound, and of each other document there what is wrong with it.
+    """Read every alias of a store: those that can be followed, and of each other entry there what is wrong with it.
 
-    One damaged alias hides no other.
+    One damaged alias hides no other. If the aliases cannot be listed, that is the one problem.
+
+    Raises:
+        StorageError: the store's releases cannot be listed.
     """
     sound, problems = {}, {}
-    for name in store.names("aliases/"):
+    try:
+        names = store.names("aliases/")
+    except StorageError as error:
+        names, problems["aliases/"] = [], str(error)
+    for name in names:
         alias = _stem(name)
         if not _names_an_alias(name):
             problems[name] = f"{store.url}: {name} is no alias's name; find out who writes there, and remove it"
             continue
         try:
             found = read_alias(store, alias)
-        except ReleaseError as error:
+        except (ReleaseError, StorageError) as error:
             problems[alias] = str(error)
         else:
             if found.release is not None:  # or it was removed meanwhile
                 sound[alias] = found
-    return sound, problems
+    ids = {*release_ids(store)}  # listed last: whoever moved an alias meanwhile published the release before
+    lost = {alias: _lost(store, found) for alias, found in sound.items() if found.release not in ids}
+    return {alias: found for alias, found in sound.items() if alias not in lost}, problems | lost
 
 
 def find(store: Store, text: str) -> str:
@@ -246,7 +257,11 @@ def verify(store: Store, release_id: str) -> list[Problem]:
     groups = list(_by_content(files).values())
 
     def check(paths: list[str], work: Work) -> Problem | None:
-        return _problem(store, ", ".join(paths), files[paths[0]], lambda _: None, work)
+        what, pin = ", ".join(paths), files[paths[0]]
+        try:
+            return _problem(store, what, pin, lambda _: None, work)
+        except ReleaseError as error:
+            return Problem(what, "unreadable", str(pin["sha256"]), str(error))
 
     total = sum(int(files[paths[0]]["bytes"]) for paths in groups)
     return [problem for problem in in_parallel(check, groups, f"verify in {store.url}", total) if problem]
@@ -273,8 +288,21 @@ def history(store: Store, alias: str) -> list[Move]:
     return moves
 
 
+def require_target(store: Store, alias: str) -> None:
+    """Require that the release that an alias points at is in the store.
+
+    Raises:
+        ReleaseError: it is not, or the alias is damaged.
+    """
+    found = read_alias(store, alias)
+    if found.release is not None and found.release not in _ids(store, found.release):
+        raise ReleaseError(f"alias {alias} cannot be followed: {_lost(store, found)}")
+
+
 def move(store: Store, alias: str, release_id: str, expected: str | None) -> None:
     """Move an alias to a release if it still points at `expected` (None: if it does not exist yet).
+
+    Nothing is done if that is the release itself.
 
     Raises:
         ReleaseError: it points elsewhere; the message tells where, and who moved it when. Or there is no such release.
@@ -287,7 +315,7 @@ def move(store: Store, alias: str, release_id: str, expected: str | None) -> Non
             raise ReleaseError(
                 f"{store.url}: {alias} {_told(now)}, and not at {expected or 'nothing'}; it was not moved"
             )
-        if _swapped(store, alias, now, standing, release_id):
+        if now.release == release_id or _swapped(store, alias, now, standing, release_id):
             return
     raise _never_moved(store, alias)
 
@@ -408,7 +436,20 @@ def _alias(store: Store, alias: str, document: Document | None) -> Alias:
         raise ReleaseError(f"{error}; the alias is damaged: {remedy}") from None
     moves = [Move(one["who"], one["when"], one["from"], one["to"]) for one in form["history"]]
     before: list[str | None] = [None, *(one.to_release for one in moves)]
+    latest = datetime.min.replace(tzinfo=UTC)
     for position, one in enumerate(moves):
+        when = datetime.fromisoformat(one.when)
+        if latest - when > _CLOCKS_DIFFER or when - datetime.now(UTC) > _FUTURE:
+            raise ReleaseError(
+                f"{shown_as} is damaged: its history was edited: move {position + 1} is of {one.when}, which is "
+                f"{'before the move before it' if when < latest else 'in the future'}; {remedy}"
+            )
+        latest = max(when, latest)
+        if one.from_release == one.to_release:
+            raise ReleaseError(
+                f"{shown_as} is damaged: its history was edited: move {position + 1} ends where it begins, at "
+                f"{one.to_release}; {remedy}"
+            )
         if one.from_release != before[position]:
             raise ReleaseError(
                 f"{shown_as} is damaged: its history was edited: move {position + 1} begins at "
@@ -424,7 +465,8 @@ def _alias(store: Store, alias: str, document: Document | None) -> Alias:
 
 def _swapped(store: Store, alias: str, now: Alias, standing: Document | None, release_id: str) -> bool:
     """Move an alias from `now`, read from the document `standing`; say whether nobody was faster."""
-    moves = [*now.history, Move(_actor(), datetime.now(UTC).isoformat(), now.release, release_id)]
+    when = max([datetime.now(UTC), *(datetime.fromisoformat(one.when) for one in now.history)])  # clocks may differ
+    moves = [*now.history, Move(_actor(), when.astimezone(UTC).isoformat(), now.release, release_id)]
     content = _json({"release": release_id, "history": [one.entry() for one in moves]})
     name = alias_name(alias)
     written = store.create(name, content) if standing is None else store.replace(name, content, standing.version)
@@ -446,6 +488,10 @@ def _never_moved(store: Store, alias: str) -> StorageError:
         f"{store.url}: {alias} could not be moved in {_MAX_TRIES} tries: others move it all the time, or the store "
         "refuses conditions that hold; run again later"
     )
+
+
+def _lost(store: Store, alias: Alias) -> str:
+    return f"{store.url}: it points at {alias.release}, which is not in the store; promote another release"
 
 
 def _told(alias: Alias) -> str:

@@ -109,6 +109,9 @@ class S3Store(Store):
         names = (key.removeprefix(self._folder) for key in self.bucket.sizes(self._key(prefix)))
         return sorted(name for name in names if can_be_ours(name))
 
+    def require(self) -> None:
+        """Ask nothing: a bucket that is not there refuses to be listed, and a folder of it needs no making."""
+
     def _require_conditions(self) -> None:
         """Ask the store once whether it keeps conditions; who comes meanwhile waits for the answer.
 

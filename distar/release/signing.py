@@ -23,7 +23,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signature, Signer
 
 from distar.documents import read_json
-from distar.errors import SigningError
+from distar.errors import ReleaseError, SigningError, StorageError
 from distar.release.package import MANIFEST
 from distar.release.storage import Document, Store
 
@@ -150,6 +150,11 @@ def statement_names(store: Store, release_id: str) -> list[str]:
     return [name for name in sorted(store.names(_folder(release_id))) if name.endswith(ENVELOPE_SUFFIX)]
 
 
+def stated_releases(store: Store) -> list[str]:
+    """Return the ids below which attestations stand, whether or not there are such releases."""
+    return list(dict.fromkeys(name.split("/")[1] for name in store.names("attestations/")))
+
+
 def choose_statements(store: Store, release_id: str, named: Sequence[str]) -> list[str]:
     """Choose which of a release's statements to sign: the only one, or those that are named.
 
@@ -214,7 +219,7 @@ def _findings(store: Store, name: str, release_id: str, files: Files, keys: Mapp
     try:
         envelope = open_attestation(store, name)
         difference = _difference(envelope, name, release_id, files)
-    except SigningError as error:
+    except (SigningError, ReleaseError, StorageError) as error:  # whatever one is, the others are checked
         yield Finding(name, None, "invalid", str(error))
         return
     if difference:

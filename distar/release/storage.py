@@ -73,6 +73,7 @@ class Store(ABC):
 
         Raises:
             FileMissingError: there is none.
+            ReleaseError: what stands there is no blob: no file, or one that may not be read.
             TemporaryError: the connection broke, now or while the chunks were read.
         """
 
@@ -95,6 +96,14 @@ class Store(ABC):
     @abstractmethod
     def names(self, prefix: str) -> list[str]:
         """Return the names of documents (or blobs) that begin with `prefix`, sorted: those that can be ours."""
+
+    @abstractmethod
+    def require(self) -> None:
+        """Require that the store is there: only publishing makes one.
+
+        Raises:
+            ReleaseError: it is not.
+        """
 
 
 def open_store(url: str, endpoint_url: str | None = None, project: Path = Path()) -> Store:

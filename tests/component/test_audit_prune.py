@@ -413,6 +413,24 @@ def test_a_watched_release_stays_while_the_store_does_not_tell_its_aliases(
     assert (releases / HASH / "metrics.json").exists()
 
 
+@pytest.mark.parametrize("damage", [lambda: shutil.rmtree("published"), lambda: lone_attestation().touch()])
+def test_an_experiment_stays_while_the_store_does_not_tell_what_was_released(
+    workspace: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[], object]
+) -> None:
+    reference = Path(".git") / experiment().place
+    damage()
+    failed = told(capsys, "--delete", status=1)[0]
+    assert str(failed["error"]).startswith("not removed: it may have released something")
+    assert reference.exists()
+
+
+def lone_attestation() -> Path:
+    for folder in ("published/releases", f"published/attestations/{HASH}"):
+        Path(folder).mkdir(parents=True)
+    Path(f"published/releases/{HASH}.json").touch()
+    return Path(f"published/attestations/{HASH}/{HASH}.intoto.json")
+
+
 def test_a_release_that_is_at_hand_stays(workspace: Path) -> None:
     Path("packaged").mkdir()
     Path("packaged/README.md").write_text("A release")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ from distar.errors import DistarError, ModelFileError, ReleaseError, StorageErro
 from distar.fetching import fetch, fill_mirror, lock_sources
 from distar.hashing import pin_file
 from distar.model_files import ModelFiles
-from distar.release.releases import release_ids
+from distar.release.package import write_manifest
+from distar.release.releases import history, move, publish, read_aliases, release_ids, verify
 from distar.release.storage import MAX_DOCUMENT, can_be_ours, open_store
 
 ID = hashlib.sha256(b"").hexdigest()
@@ -56,6 +59,7 @@ NO_DOCUMENTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "socket": (a_socket, "is no file"),
     "circle": (lambda path: path.symlink_to(path.name), "is no file"),
     "link to a folder": (lambda path: path.symlink_to("/"), "is no file"),
+    "link that leads nowhere": (lambda path: path.symlink_to("nowhere"), "is no file"),
     "huge": (sparse, f"has more than {MAX_DOCUMENT} bytes"),
 }
 
@@ -80,13 +84,102 @@ def test_what_is_no_file_is_told(make: Callable[[Path], object], expected: str, 
         with pytest.raises(ReleaseError, match=expected):
             ask()
     assert store.names("blobs/") == []
+    assert store.names("") == [name]
 
 
-def test_a_link_that_leads_nowhere_is_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("/"), lambda path: path.symlink_to("none")])
+def test_an_alias_that_is_no_file_is_a_problem(make: Callable[[Path], object], tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}")
     (tmp_path / "aliases").mkdir()
-    (tmp_path / "aliases" / "latest.json").symlink_to("nowhere")
-    assert store.read("aliases/latest.json") is None
+    make(tmp_path / "aliases" / "latest.json")
+    sound, problems = read_aliases(store)
+    assert (sound, [*problems]) == ({}, ["latest"])
+    with pytest.raises(ReleaseError, match=r"latest\.json is no file"):
+        store.create("aliases/latest.json", b"{}")
+
+
+def published(folder: Path, content: bytes = b"content") -> str:
+    """Publish a release of two files to the store in a folder, and return its id."""
+    packaged = folder.with_name(f"packaged-{hashlib.sha256(content).hexdigest()[:8]}")
+    packaged.mkdir()
+    (packaged / "a").write_bytes(content)
+    (packaged / "b").write_bytes(content * 2)
+    write_manifest(packaged)
+    return publish(open_store(f"file://{folder}"), packaged, lambda _: None)[0]
+
+
+def moved(*entries: tuple[str | None, str, str]) -> bytes:
+    """Write an alias by its moves: from where, to where, when."""
+    history = [{"who": "ada", "when": when, "from": start, "to": end} for start, end, when in entries]
+    return json.dumps({"release": history[-1]["to"], "history": history}).encode()
+
+
+def test_what_an_alias_says_that_cannot_be_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "store"
+    one, two = published(folder), published(folder, b"other")
+    store, early, late = open_store(f"file://{folder}"), "2026-01-01T00:00:00+00:00", "2026-01-01T00:10:00+00:00"
+    aliases = {
+        "sound": (moved((None, one, late), (one, two, early)), ""),  # clocks of two machines
+        "lost": (moved((None, ID, early)), "which is not in the store"),
+        "back": (moved((None, one, "2026-01-02T00:00:00+00:00"), (one, two, early)), "before the move before it"),
+        "ahead": (moved((None, one, "2999-01-01T00:00:00+00:00")), "in the future"),
+        "first": (moved((None, one, "0001-01-01T00:00:00+14:00")), "before the move before it"),
+        "self": (moved((None, one, early), (one, one, late)), "ends where it begins"),
+    }
+    for name, (content, _) in aliases.items():
+        assert store.create(f"aliases/{name}.json", content)
+    sound, problems = read_aliases(store)
+    assert [*sound] == ["sound"]
+    for name, (_, expected) in aliases.items():
+        assert expected in problems.get(name, "")
+    url = ["--store", f"file://{folder}"]
+    assert main(["release", "list", "--json", *url]) == 0
+    told = capsys.readouterr()
+    assert {listed["release"] for listed in json.loads(told.out)} == {one, two}
+    for name in problems:
+        assert f"alias {name} cannot be followed" in told.err
+    assert main(["release", "verify", one, *url]) == 1
+    assert capsys.readouterr().out.count("cannot be followed") == len(problems)
+    for name in problems:
+        assert main(["release", "history", name, "--json", *url]) == 1
+        told = capsys.readouterr()
+        assert problems[name].split(": ")[-1] in told.err
+        assert bool(told.out) == (name == "lost")  # its history says where to go back to
+    assert main(["release", "history", "sound", *url]) == 0
+    assert main(["release", "promote", one, "lost", *url]) == 0
+    assert [*read_aliases(store)[0]] == ["lost", "sound"]
+
+
+def test_a_move_is_never_before_the_last(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    one, two = published(folder), published(folder, b"other")
+    store, ahead = open_store(f"file://{folder}"), (datetime.now(UTC) + timedelta(hours=2)).isoformat()
+    store.create("aliases/latest.json", moved((None, one, ahead)))
+    move(store, "latest", two, one)
+    move(store, "latest", two, two)
+    assert [datetime.fromisoformat(one.when) for one in history(store, "latest")] == [datetime.fromisoformat(ahead)] * 2
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.name)])
+def test_a_blob_that_is_no_file_hides_no_other(make: Callable[[Path], object], tmp_path: Path) -> None:
+    release = published(tmp_path / "store")
+    blobs = sorted((tmp_path / "store" / "blobs" / "sha256").iterdir())
+    blobs[0].unlink()
+    make(blobs[0])
+    blobs[1].write_bytes(b"damaged")
+    problems = verify(open_store(f"file://{tmp_path / 'store'}"), release)
+    assert [one.problem == "unreadable" for one in problems].count(True) == 1
+    assert len(problems) == 2
+
+
+def test_a_folder_that_is_not_there_is_no_empty_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = ["--store", f"file://{tmp_path / 'none'}"]
+    for command in (["release", "list"], ["release", "history", "a"], ["release", "verify", ID], ["audit", "show", ID]):
+        assert main([*command, *url]) == 1
+        assert "there is no such folder" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert main(["release", "list", *url]) == 0
+    assert "there is no release yet" in capsys.readouterr().out
 
 
 def test_the_commands_end_at_a_pipe(tmp_path: Path) -> None:
@@ -177,6 +270,11 @@ def test_what_may_not_be_read_is_told(tmp_path: Path) -> None:
     store.chmod(0o755)
     told = as_nobody(tmp_path, f"open_store('file://{store}').read('aliases/latest.json')")
     assert "latest.json: Permission denied; check the store's folder" in told
+    blob = store / "blobs" / "sha256" / ID
+    blob.parent.mkdir(parents=True)
+    no_permission(blob)
+    told = as_nobody(tmp_path, f"open_store('file://{store}').open_blob('{ID}').__enter__()")
+    assert f"ReleaseError {blob}: Permission denied" in told
     (store / "releases").chmod(0)
     told = as_nobody(tmp_path, f"open_store('file://{store}').names('releases/')")
     assert "releases: Permission denied" in told
@@ -189,14 +287,14 @@ def as_nobody(folder: Path, ask: str) -> str:
             place.chmod(place.stat().st_mode | 0o755)
     code = (
         "import os, sys\n"
-        "from distar.errors import StorageError\n"
+        "from distar.errors import DistarError\n"
         "from distar.fetching import lock_sources\n"
         "from distar.model_files import ModelFiles\n"
         "from distar.release.storage import open_store\n"
         "from distar.release import local\n"
         "os.setgid(65534); os.setuid(65534)\n"
         f"try: {ask}\n"
-        "except StorageError as error: print(error)\n"
+        "except DistarError as error: print(type(error).__name__, error)\n"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

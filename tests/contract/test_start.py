@@ -122,6 +122,7 @@ def test_process_whose_output_has_no_space_left_says_so(status: int, then: int) 
     [["release", "list", "--json"], ["audit", "prune", "--json"], ["audit", "prune"], ["release", "keygen", "key"]],
 )
 def test_command_whose_output_has_no_space_left_says_so(arguments: list[str], project: Path) -> None:
+    (project / "published").mkdir()
     command = [sys.executable, "-m", "distar", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with Path("/dev/full").open("w") as full:

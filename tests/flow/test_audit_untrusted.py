@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 from distar import paths
 from distar.__main__ import main
 from distar.hashing import sha256_of
+from distar.lineage.pipeline import read_dvc_lock
 from distar.release.keys import generate_key, load_signer
 from distar.release.releases import find, read_alias, read_release
 from distar.release.signing import attach, attach_model, choose_statements, envelope_from_bytes, sign_release
-from distar.release.storage import open_store
-from tests.miniature import record_of
+from distar.release.storage import MAX_DOCUMENT, open_store
+from tests.miniature import git, record_of
 
 STORE = "file://published"
 
@@ -357,9 +359,189 @@ def test_recall_of_an_unknown_hash_is_an_error(capsys: pytest.CaptureFixture[str
 
 def test_recall_of_what_made_nothing_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree("published")
+    git(Path(), "update-ref", "-d", "HEAD")
     model = sha256_of(Path("models/judge/model.safetensors"))
+    assert main(["audit", "forward", "--reward", model]) == 1
+    assert "there is no such folder" in capsys.readouterr().err
+    Path("published").mkdir()
     status, made = asked(capsys, "forward", "--reward", model)
-    assert (status, made["releases"]) == (0, [])
+    assert (status, made["releases"], made["commits"]) == (0, [], [])
+
+
+def sets_sha256(part: str = "train") -> str:
+    return json.loads(paths.PROMPTS_CARD.read_text())[part]["sha256"]
+
+
+def commits(made: dict[str, Any]) -> list[str]:
+    return [*dict.fromkeys(one["commit"] for one in made["commits"])]
+
+
+def test_recall_searches_commits_of_which_nothing_was_released(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("published")
+    Path("published").mkdir()
+    head, lock = git(Path(), "rev-parse", "HEAD").strip(), Path("dvc.lock").read_bytes()
+    hashes = {
+        "--prompts": sets_sha256(),
+        "--reference": sha256_of(Path("models/reference/model_index.json")),
+        "--reward": sha256_of(Path("models/judge/model.safetensors")),
+    }
+    for role, digest in hashes.items():
+        status, made = asked(capsys, "forward", role, digest)
+        assert (status, made["releases"], commits(made), made["unknown_commits"]) == (0, [], [head], {})
+
+    shutil.rmtree("outputs/prompts")  # the workspace is another by now, and DVC's cache still tells
+    Path("dvc.lock").unlink()
+    assert commits(asked(capsys, "forward", "--prompts", hashes["--prompts"])[1]) == [head]
+    Path("dvc.lock").write_bytes(lock)
+    config = Path(".dvc/config")
+    config.write_text(f"{config.read_text()}[cache]\n    dir = ../elsewhere\n")
+    assert main(["audit", "forward", "--prompts", hashes["--prompts"]]) == 1
+    told = capsys.readouterr().err
+    assert head in told
+    assert "DVC's cache lacks" in told
+    Path(".dvc/cache").rename("elsewhere")
+    assert commits(asked(capsys, "forward", "--prompts", hashes["--prompts"])[1]) == [head]
+
+
+def test_what_is_known_and_cannot_be_searched_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("published/releases")
+    shutil.rmtree("published/attestations")
+    head = git(Path(), "rev-parse", "HEAD").strip()
+    known = sets_sha256()
+    shutil.rmtree(".dvc/cache")
+    Path("outputs/prompts/dropped.csv").write_text("another")  # the card is no longer that of the commit for sure
+    assert main(["audit", "forward", "--prompts", known]) == 1
+    told = capsys.readouterr()
+    assert f"commits were not searched: {head} (DVC's cache lacks" in told.err
+    assert told.out == ""
+
+
+def test_recall_names_a_release_whose_manifest_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    signed_by_owner()
+    known, manifest = release(), Path(f"published/releases/{release()}.json")
+    manifest.unlink()
+    for keys in ((), ("--key", "key.pub")):
+        status, made = asked(capsys, "forward", "--prompts", sets_sha256(), *keys)
+        assert (status, [*made["unknown"]], made["releases"]) == (0, [known], [])
+        assert "manifest is damaged, or gone" in made["unknown"][known]
+    manifest.mkdir()
+    status, made = asked(capsys, "forward", "--prompts", sets_sha256(), "--key", "key.pub")
+    assert [one["release"] for one in made["releases"]] == [known]
+
+
+def test_a_key_that_did_not_sign_is_not_named(capsys: pytest.CaptureFixture[str]) -> None:
+    signed_by_owner()
+    path = attestation()
+    envelope = json.loads(path.read_text())
+    (signature,) = envelope["signatures"]
+    envelope["signatures"].insert(0, {"keyid": "ceo-of-example.org", "sig": "AAAA"})
+    path.write_text(json.dumps(envelope))
+    status, shown = asked(capsys, "show", "latest", "--key", "key.pub")
+    assert (status, shown["trust"], shown["signed_by"]) == (0, "trusted", [signature["keyid"]])
+    generate_key(Path("other"))
+    _, verified = asked(capsys, "verify", "latest", "--key", "other.pub")
+    assert not [check for check in verified["checks"] if check["detail"] == "signed by a trusted key"]
+
+
+def test_a_statement_about_another_release_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
+    known = release()
+    content = Path(f"published/releases/{known}.json").read_bytes() + b"\n"
+    other_id = hashlib.sha256(content).hexdigest()
+    Path(f"published/releases/{other_id}.json").write_bytes(content)
+    shutil.copytree(Path("published/attestations", known), Path("published/attestations", other_id))
+    for command in (["show", other_id], ["diff", other_id, known], ["export", other_id, "--openlineage", "events"]):
+        assert main(["audit", *command]) == 1
+        assert f"it is about another release, {known}" in capsys.readouterr().err
+    found = gaps(capsys, other_id)
+    assert any("it is about another release" in detail for what, detail in found.items() if "statement" in what)
+    _, made = asked(capsys, "forward", "--prompts", sets_sha256())
+    assert [one["release"] for one in made["releases"]] == [known]
+    assert made["unknown"] == {other_id: "what stands for a statement of it is about another release"}
+
+
+def in_a_circle(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def too_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(MAX_DOCUMENT + 1)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, in_a_circle, too_large])
+@pytest.mark.parametrize("name", [f"{'0' * 64}.intoto.json", "zz.model.sig"])
+def test_an_attestation_that_is_no_document_hides_no_check(
+    capsys: pytest.CaptureFixture[str], make: Callable[[Path], object], name: str
+) -> None:
+    signed_by_owner()
+    make(attestation().with_name(name))
+    known, keys = release(), ("--key", "key.pub")
+    for chosen in ((), keys):
+        _, verified = asked(capsys, "verify", "latest", *chosen)
+        outcomes = {check["what"]: check["outcome"] for check in verified["checks"]}
+        assert {outcomes[what] for what in ("manifest", "files", "aliases", "subject", "commit")} == {"holds"}
+        assert "gap" in outcomes.values()
+        assert asked(capsys, "show", "latest", *chosen)[0] == 0
+        status, made = asked(capsys, "forward", "--prompts", sets_sha256(), *chosen)
+        assert (status, [one["release"] for one in made["releases"]]) == (0, [known])
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_a_blob_that_is_no_file_hides_no_other(
+    capsys: pytest.CaptureFixture[str], make: Callable[[Path], object]
+) -> None:
+    files = read_release(open_store(STORE), release())
+    for name, damage in (("README.md", make), ("card.json", Path.touch)):
+        blob = Path("published/blobs/sha256", str(files[name]["sha256"]))
+        blob.unlink()
+        damage(blob)
+    found = gaps(capsys)
+    assert found["file README.md"].startswith("unreadable: ")
+    assert "file card.json" in found
+    assert main(["release", "verify", "latest"]) == 1
+
+
+@pytest.mark.parametrize("place", ["aliases", "attestations"])
+def test_a_folder_of_the_store_that_is_none_hides_no_check(capsys: pytest.CaptureFixture[str], place: str) -> None:
+    known = release()
+    shutil.rmtree(Path("published", place))
+    Path("published", place).touch()
+    _, verified = asked(capsys, "verify", known)
+    outcomes = {check["what"]: check["outcome"] for check in verified["checks"]}
+    assert outcomes["manifest"] == outcomes["files"] == "holds"
+    found = {gap["what"] for gap in verified["gaps"]}
+    assert found >= ({"alias aliases/"} if place == "aliases" else {"signatures", "statement"})
+    _, made = asked(capsys, "forward", "--prompts", sets_sha256())
+    assert known in [*made["unknown"], *(one["release"] for one in made["releases"])]
+    Path(f"published/releases/{known}.json").write_text("{}")
+    assert "manifest" in gaps(capsys, known)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda stage, run: stage["outs"].append({"path": "x", "md5": "d" * 150_000}),
+        lambda stage, run: stage["outs"][0].update(md5="e"),
+        lambda stage, run: run["inputs"].update({"x" * 150_000: run["inputs"].popitem()[1]}),
+        lambda stage, run: run["parameters"].update({"x" * 150_000: {"a": 1}}),
+    ],
+)
+def test_a_name_of_any_length_is_no_traceback(capsys: pytest.CaptureFixture[str], edit: Any) -> None:
+    signed_by_owner()
+    document = statement()
+    internal = document["predicate"]["buildDefinition"]["internalParameters"]
+    edit(internal["dvc_lock"]["prompts"], internal["runs"][0])
+    plant(document)
+    status, made = asked(capsys, "forward", "--prompts", sets_sha256(), "--key", "key.pub")
+    assert (status, {one["md5"] for one in made["commits"]}) == (0, {lock_md5()})
+    for command in (["verify", "latest"], ["show", "latest"]):
+        main(["audit", *command])
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def lock_md5() -> str:
+    (out,) = read_dvc_lock()["prompts"]["outs"]
+    return out["md5"]
 
 
 def test_recall_names_what_nobody_can_tell(capsys: pytest.CaptureFixture[str]) -> None:
