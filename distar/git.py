@@ -17,7 +17,13 @@ _LFS_POINTER = re.compile(  # https://github.com/git-lfs/git-lfs/blob/main/docs/
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.*\n)*oid sha256:(?P<sha256>[0-9a-f]{64})\nsize [0-9]+\n"
 )
 _NO_HOOKS = {"core.hooksPath": os.devnull, "core.fsmonitor": "false"}
-_AS_COMMITTED = {"core.autocrlf": "false", "core.eol": "lf", "submodule.recurse": "false"}
+_AS_COMMITTED = {
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.attributesFile": os.devnull,
+    "core.sparseCheckout": "false",
+    "submodule.recurse": "false",
+}
 _FILTER_OFF = {"smudge": "", "clean": "", "process": "", "required": "false"}
 
 
@@ -40,7 +46,7 @@ def environment(folder: Path | None = None) -> dict[str, str]:
         filters = _ask(["config", "--null", "--name-only", "--get-regexp", r"^filter\."], folder, kept).stdout
         names = dict.fromkeys(name.rpartition(".")[0] for name in filters.decode().split("\0") if name)
         off = [(f"{name}.{key}", value) for name in names for key, value in _FILTER_OFF.items()]
-        kept |= _as_variables([*settings, *_AS_COMMITTED.items(), *off])
+        kept |= _as_variables([*settings, *_AS_COMMITTED.items(), *off]) | {"GIT_ATTR_NOSYSTEM": "1"}
     return kept
 
 

@@ -61,7 +61,7 @@ def worktree(revision: str) -> Iterator[Path]:
 def _remove(top: Path) -> None:
     """Remove a worktree and have git forget it, as far as it was made."""
     shutil.rmtree(top, ignore_errors=True)  # first: of one that is half removed git says that it is none
-    if f"worktree {top}" in output_of(["git", "worktree", "list", "--porcelain"]).splitlines():
+    if f"worktree {top}" in output_of(["git", "worktree", "list", "--porcelain", "-z"]).split("\0"):
         # forced twice: git locks a worktree while it makes it, and was perhaps ended then
         output_of(["git", "worktree", "remove", "--force", "--force", str(top)])
 

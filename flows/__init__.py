@@ -4,6 +4,8 @@ import os
 import sys
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from distar.imports import lasting_imports
 from distar.loopback import without_proxy
 
@@ -17,8 +19,12 @@ try:  # Prefect would end in a traceback while it is imported, where nobody is t
 except ValueError as error:
     sys.exit(f"PREFECT_API_URL is no URL ({error}); expected one such as http://127.0.0.1:4200/api")
 
-with lasting_imports():
-    import prefect.main  # noqa: F401  here alone, since all flows need it
+try:
+    with lasting_imports():
+        import prefect.main  # noqa: F401  here alone, since all flows need it
+except ValidationError as error:
+    wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3]]
+    sys.exit(f"Prefect refuses a setting ({'; '.join(wrong)}); correct the variable PREFECT_…, or Prefect's profile")
 
 from flows.logs import redact_logs
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from contextvars import copy_context
 from threading import Thread
 
 import httpx
 from prefect.client.base import ServerType
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.context import refresh_global_settings_context
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
@@ -21,6 +19,7 @@ from prefect.settings import (
 )
 
 from distar.errors import ParameterError
+from flows.temporary_server import start_temporary_server
 
 PROMPTSET_PUBLISHED = "distar.promptset.published"
 REWARD_REGRESSED = "distar.reward.regressed"
@@ -44,20 +43,22 @@ def require_server() -> None:
 
 
 def check_server() -> None:
-    """Check, before a flow begins, the server that it will report to; if none is named, Prefect starts a temporary one.
-
-    The temporary server gets an authentication string that this process alone knows: it writes into the user's
-    Prefect database, and any web page could otherwise talk to it.
+    """Check, before a flow begins, the server that it will report to; if none is named, start a temporary one.
 
     Raises:
-        ParameterError: the server that is named does not answer in time, is none of Prefect's, or refuses.
+        ParameterError: the server that is named does not answer in time, is none of Prefect's, or refuses; or the
+            temporary one does not start.
     """
     if url := PREFECT_API_URL.value():
-        _check_answer(re.sub(r"(^|//).*@", r"\1", url))  # without a user and a password
+        address = re.sub(r"^([\w+.-]+://)?[^/]*@", lambda match: match[1] or "", url)
+        if address != url and PREFECT_API_AUTH_STRING.value():
+            raise ParameterError(
+                f"PREFECT_API_URL names a user beside the address {address}, and PREFECT_API_AUTH_STRING is set, too; "
+                "write the address alone"
+            )
+        _check_answer(address)
     elif PREFECT_SERVER_EPHEMERAL_ENABLED.value():
-        drawn = f"distar:{secrets.token_hex(16)}"
-        os.environ.update(PREFECT_API_AUTH_STRING=drawn, PREFECT_SERVER_API_AUTH_STRING=drawn)
-        refresh_global_settings_context()
+        start_temporary_server()
     else:
         raise ParameterError(f"PREFECT_API_URL is not set, and Prefect may start no temporary server; {_REMEDY}")
 

@@ -382,6 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             _show_foreseen(order, changes)
             return
+        current_revision()  # by which the run is tagged
         check_server()
         # whoever is there sees it end; Prefect would wait up to a second for the thread of its signs of life
         without_heartbeat = temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})

@@ -30,10 +30,15 @@ def default_remote(project: Path) -> str | None:
     """Return the name of a project's default remote, if it has one.
 
     Raises:
-        StorageError: DVC refuses.
+        StorageError: DVC refuses, or there is no remote of that name.
     """
     listed = output_of([*DVC, "config", "--list"], project).splitlines()
     names = [line.partition("=")[2] for line in listed if line.startswith("core.remote=")]
+    if names and not any(line.startswith(f"remote.{names[-1]}.url=") for line in listed):
+        raise StorageError(
+            f"DVC's core.remote is {names[-1]}, and there is no such remote; add it (dvc remote add), or take it back "
+            "(dvc remote default --unset)"
+        )
     return names[-1] if names else None
 
 

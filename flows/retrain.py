@@ -36,7 +36,7 @@ from distar.credentials import refuse_credentials
 from distar.documents import validated
 from distar.errors import ParameterError, ReleaseError, StorageError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
-from distar.git import run_git
+from distar.git import current_revision, run_git
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
@@ -271,6 +271,7 @@ def retrain(
         CommandError: a stage failed.
     """
     plan = make_plan(revision, profile, changes or {}, reason, store)
+    default_remote(Path())  # to which the run is pushed: a wrong one is told now, not when all is done
     get_run_logger().info("The release will go to %s", plan.store().place)
     time.sleep(random.uniform(0, jitter_seconds))
     get_run_logger().info("Retraining at %s", plan.told["Revision"])
@@ -295,6 +296,8 @@ def retrain(
 
 def _commit(revision: str) -> str:
     found = run_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if found.returncode and revision == "HEAD":
+        current_revision()  # it knows why there is none
     if found.returncode:
         told = found.stderr.decode(errors="replace").strip()  # such as the clone of another owner
         refused = f"; git says: {told}" if told else ""

@@ -30,7 +30,7 @@ from typing import NoReturn
 from urllib.request import urlopen
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from distar.atomic import written_whole
 from distar.errors import DistarError, StorageError
@@ -269,7 +269,7 @@ def _write_secret(path: Path, text: str) -> None:
 
 
 def _table(prefect_port: int, s3_port: int, auth_string: str) -> Table:
-    rows = Table.grid(padding=(0, 2))
+    rows = Table.grid("", Column(overflow="fold"), padding=(0, 2))
     rows.add_row("runs, schedules, events", f"http://{_HOST}:{prefect_port}")
     rows.add_row("which asks for", auth_string)
     rows.add_row("releases", f"{STORE} at http://{_HOST}:{s3_port}")

@@ -156,6 +156,34 @@ def test_no_filter_runs(settings: tuple[str, ...], command: str, workspace: Path
     assert only_one_worktree(workspace)
 
 
+def test_no_attributes_of_the_user_change_a_file(workspace: Path, tmp_path: Path) -> None:
+    attributes = tmp_path / "attributes"
+    attributes.write_text("* text=auto eol=crlf working-tree-encoding=UTF-16\n")
+    git(workspace, "config", "core.attributesFile", str(attributes))
+    with worktree("HEAD") as folder:
+        assert (folder / "params.yaml").read_bytes() == TEXT.encode()
+
+
+def test_a_sparse_checkout_is_the_users_alone(workspace: Path) -> None:
+    git(workspace, "sparse-checkout", "set", "--cone", ".dvc")
+    assert not (workspace / "models").exists()
+    with worktree("HEAD") as folder:
+        assert (folder / "models" / "weights.bin").is_file()
+        assert output_of(["git", "status", "--porcelain"], folder) == ""
+    assert not (workspace / "models").exists()
+    assert only_one_worktree(workspace)
+
+
+def test_a_temporary_folder_of_any_name_is_forgotten(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "two\nlines").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "two\nlines"))
+    with worktree("HEAD"):
+        pass
+    assert only_one_worktree(workspace)
+
+
 def test_files_of_git_lfs_are_put_in_place(workspace: Path) -> None:
     sha256 = hashlib.sha256(LARGE).hexdigest()
     weights = Path("models/weights.bin")
