@@ -17,7 +17,10 @@ _REMEDY = (
     "which belong in the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, for S3; HF_TOKEN "
     "for the hub; write it without them"
 )
-_MORE_THAN_AN_ADDRESS = re.compile(r"(?!file://)[\w+.-]+://(?:[^/]*@|.*[?#])", re.DOTALL)
+_MORE_THAN_AN_ADDRESS = re.compile(
+    r"(?!file://)(?:[\w+.-]+://(?:[^/]*@|.*[?#])|(?![\w+.-]+://).*@)",  # without a scheme a user's end is any `@`
+    re.DOTALL,
+)
 
 
 def refuse_credentials(value: Any, shown_as: str) -> None:

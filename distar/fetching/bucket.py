@@ -7,6 +7,7 @@ say.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +15,11 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from distar.credentials import refuse_in_environment
+from distar.credentials import refuse_in_environment, refuse_more_than_an_address
 from distar.errors import DistarError, StorageError
+from distar.fetching.credential_process import tell_status_alone
 from distar.fetching.parallel import NUM_THREADS
-from distar.fetching.s3_errors import ConditionError, s3_error
+from distar.fetching.s3_errors import ConditionError, name_of_endpoint, s3_error
 from distar.fetching.source import FileMissingError, Pin, TemporaryError
 from distar.fetching.transport import CONNECT_SECONDS, READ_SECONDS, Transport, seconds_until_again
 
@@ -47,6 +49,7 @@ class Bucket:
 
         Raises:
             StorageError: a setting of S3 is wrong.
+            ParameterError: an address of S3 holds what may be credentials.
         """
         self.name = name
         self._endpoint_url = endpoint_url
@@ -247,6 +250,8 @@ class Bucket:
         except Exception as error:  # the client's own errors have no common base, nor have those of its settings
             if content is not None and content.problem is not None:
                 raise content.problem from None
+            if isinstance(error, DistarError):
+                raise
             where = self.client.meta.endpoint_url if hasattr(self, "client") else "S3"
             raise s3_error(error, url, self._endpoint_url, where, reading) from error
 
@@ -314,7 +319,7 @@ def _client(endpoint_url: str | None) -> Any:
     import botocore.session
     from botocore.config import Config
 
-    refuse_in_environment("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+    refuse_in_environment(*sorted(name for name in os.environ if name.startswith("AWS_ENDPOINT_URL")))
     config = Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
@@ -322,8 +327,11 @@ def _client(endpoint_url: str | None) -> Any:
         retries={"mode": "standard"},
     )
     core = botocore.session.Session()  # the default session would keep the first credentials
+    tell_status_alone(core)
     client = boto3.Session(botocore_session=core).client("s3", endpoint_url=endpoint_url, config=config)
-    transport = Transport(client.meta.endpoint_url, core.get_config_variable("ca_bundle"), 2 * NUM_THREADS)
+    address = client.meta.endpoint_url
+    refuse_more_than_an_address(address, name_of_endpoint(endpoint_url, address))
+    transport = Transport(address, core.get_config_variable("ca_bundle"), 2 * NUM_THREADS)
     client.meta.events.register("before-send.s3", transport.send)
     client.meta.events.register("needs-retry.s3", seconds_until_again)
     return client

@@ -16,13 +16,21 @@ import pyarrow.parquet as pq
 from distar.errors import PromptError
 from distar.prompts import HPSV2_STYLES
 from distar.prompts.params import PromptSourceParams
-from distar.prompts.text import read_lines, read_text
+from distar.prompts.text import check_is_no_pointer, read_lines, read_text
 
+_ARROW_FILE, _ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
+_POINTER_BYTES = 4096
 MAX_LENGTH = 20_000
 """Characters of the longest prompt: what is longer is no prompt, but a file read in the wrong format."""
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+_PROMPT_COLUMNS = {"prompt", "prompts", "text", "caption", "captions"}
+_COLUMNS = _PROMPT_COLUMNS | {
+    *("id", "index", "label", "category", "style", "challenge", "note", "image", "image_id", "file_name", "filename"),
+    *("url", "seed", "source", "negative_prompt", "title", "act", "model", "width", "height", "split"),
+}
 
 
 class Entry(NamedTuple):
@@ -85,22 +93,60 @@ def _single_file(path: Path) -> Path:
 
 def _read_text(path: Path) -> list[Entry]:
     lines = read_lines(path)
-    if _looks_like_json(lines):
-        raise PromptError(
-            f"{path} holds JSON, and the format is 'text', a prompt a line; set `format: jsonl` and `column`"
-        )
+    if problem := _json_in(lines) or _table_in(lines):
+        raise PromptError(f"{path} holds {problem}; the format is 'text', a prompt a line")
     return [Entry(line) for line in lines]
 
 
-def _looks_like_json(lines: list[str]) -> bool:
-    """Say whether the first line is an object, or all lines are one list of strings or objects."""
-    first = next((line.strip() for line in lines if line.strip()), "")
-    if first.startswith("{") and first.endswith("}"):
-        return bool(isinstance(row := _json_or_none(first), dict) and row)
-    if first.startswith("[") and lines[-1].rstrip().endswith("]"):
+def _json_in(lines: list[str]) -> str | None:
+    """Tell of the JSON that lines hold: an object on the first, one value on all, or a string on each."""
+    filled = [line.strip() for line in lines if line.strip()]
+    first, last = (filled[0], filled[-1]) if filled else ("", "")
+    if first.startswith("{") and first.endswith("}") and _is_object(_json_or_none(first)):
+        return "JSON; set `format: jsonl` and `column`"
+    if first.startswith("{") and last.endswith("}") and _is_object(_json_or_none("\n".join(lines))):
+        return (
+            "one object of JSON; set `format: coco` if it is a file of COCO's captions, or write an object a line, and "
+            "set `format: jsonl` and `column`"
+        )
+    if first.startswith("[") and last.endswith("]"):
         items = _json_or_none("\n".join(lines))
-        return isinstance(items, list) and bool(items) and isinstance(items[0], str | dict)
-    return False
+        if isinstance(items, list) and items and isinstance(items[0], dict):
+            return "JSON; set `format: jsonl` and `column`"
+        if isinstance(items, list) and items and isinstance(items[0], str):
+            return "a list of JSON; write its strings one a line, without quotes (`jq -r .[]`)"
+    if len(filled) > 1 and all(line[0] == line[-1] == '"' and _is_string(line) for line in filled):
+        return "strings of JSON; write them without quotes (`jq -r .`)"
+    return None
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value)
+
+
+def _is_string(line: str) -> bool:
+    return isinstance(_json_or_none(line), str)
+
+
+def _table_in(lines: list[str]) -> str | None:
+    """Tell of a table: its header has well-known names alone, and each line has as many fields."""
+    for name, delimiter in _DELIMITERS.items():
+        header = [field.strip(' "') for field in lines[0].split(delimiter)]
+        names = {field.lower() for field in header}
+        if len(header) < 2 or not names <= _COLUMNS or names.isdisjoint(_PROMPT_COLUMNS) or len(lines) < 2:
+            continue
+        quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+        rows = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=delimiter, quoting=quoting)
+        try:
+            if {len(row) for row in rows if row} != {len(header)}:
+                continue
+        except csv.Error:
+            continue
+        if {"Prompt", "Category"} <= set(header) and delimiter == "\t":
+            return "the table of PartiPrompts; set `format: parti`"
+        column = next(field for field in header if field.lower() in _PROMPT_COLUMNS)
+        return f"a table; let its name end in {name}, and set `format: csv` and `column: {column}`"
+    return None
 
 
 def _json_or_none(text: str) -> Any:
@@ -182,25 +228,43 @@ def _read_parquet(path: Path, column: str) -> list[Entry]:
 
 
 def _read_parquet_file(path: Path, column: str) -> list[Entry]:
+    shown = "parquet file"
     try:
         with path.open("rb") as file:
-            is_arrow = file.read(6) == b"ARROW1"
-        if is_arrow:
+            head = file.read(_POINTER_BYTES)
+        check_is_no_pointer(path, head)
+        if head.startswith(_ARROW_FILE):
+            shown = "Arrow file"
             table = pa.ipc.open_file(path).read_all()
-            schema = table.schema
+        elif head.startswith(_ARROW_STREAM):
+            shown = "Arrow stream"
+            with path.open("rb") as file:
+                table = pa.ipc.open_stream(file).read_all()
         else:
-            schema, table = pq.read_schema(path), None
+            table = None
+        schema = pq.read_schema(path) if table is None else table.schema
         if schema.names.count(column) != 1:
             raise PromptError(_no_column(str(path), column, schema.names))
         kind = schema.field(column).type
         values = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not any(is_text(values) for is_text in _TEXTS):
+        if not any(is_text(values) for is_text in (*_TEXTS, *_BYTES)):
             raise PromptError(f"{path}: the column {column!r} holds {kind}, expected strings; choose another column")
         table = pq.read_table(path, columns=[column]) if table is None else table
-        return [Entry(value or "") for value in table.column(column).to_pylist()]
+        return [
+            _value(value, f"{path}, row {i}: {column!r}") for i, value in enumerate(table.column(column).to_pylist())
+        ]
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
         reason = str(error)[:300] or type(error).__name__
-        raise PromptError(f"{path} is not a readable parquet file: {reason}; fetch or write it again") from error
+        raise PromptError(f"{path} is not a readable {shown}: {reason}; fetch or write it again") from error
+
+
+def _value(value: str | bytes | None, place: str) -> Entry:
+    if not isinstance(value, bytes):
+        return Entry(value or "")
+    try:
+        return Entry(value.decode())
+    except UnicodeDecodeError:
+        raise PromptError(f"{place}: got bytes that are no UTF-8, expected text; choose another column") from None
 
 
 def _read_hpsv2(path: Path) -> list[Entry]:
@@ -253,8 +317,11 @@ def _check_places(content: bytes) -> None:
 def _read_pickle_list(path: Path) -> list[Entry]:
     try:
         content = path.read_bytes()
+        check_is_no_pointer(path, content)
         _check_places(content)
         content = _ListsOfStrings(io.BytesIO(content)).load()
+    except PromptError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         raise PromptError(f"{path} is not a pickled list of strings: {error}; do not trust this file") from error
     if not isinstance(content, list):

@@ -84,10 +84,17 @@ def test_shipped_profiles_pass(profile: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "url", ["file://a folder/with#sign?", "s3://bucket/prefix", "https://host:8333", "file:///x@y"]
+    "url", ["file://a folder/with#sign?", "s3://bucket/prefix", "https://host:8333", "file:///x@y", "s3://bucket/a@b"]
 )
 def test_addresses_pass(url: str) -> None:
     refuse_more_than_an_address(url, "--store")
+
+
+@pytest.mark.parametrize("url", ["user:hidden81@host", "user@host:1/x", "//u:hidden81@host", "u:hidden81/x@host/x"])
+def test_a_user_needs_no_scheme(url: str) -> None:
+    with pytest.raises(ParameterError, match="--store: this holds what may be credentials") as caught:
+        refuse_more_than_an_address(url, "--store")
+    assert "hidden81" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -111,11 +118,12 @@ def test_credentials_in_arguments_are_refused(
     assert "hidden81" not in told.err + told.out
 
 
+@pytest.mark.parametrize("scheme", ["https://", ""])
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HF_ENDPOINT"])
 def test_credentials_in_endpoint_variables_are_refused(
-    name: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, scheme: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(name, "https://user:hidden81@host")
+    monkeypatch.setenv(name, f"{scheme}user:hidden81@host")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     if name == "HF_ENDPOINT":
         source = "hf://owner/name@" + "0" * 40

@@ -11,7 +11,10 @@ import pickle
 import tarfile
 import time
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +43,9 @@ ENCODED = {
     "gzip of utf-16": gzip.compress(TEXT.encode("utf-16")),
     "CR": TEXT.replace("\n", "\r").encode(),
     "CRLF": TEXT.replace("\n", "\r\n").encode(),
+    "gzip padded": gzip.compress(TEXT.encode()) + bytes(512),
+    "joined with marks": "\n".join(f"\ufeff{prompt}" for prompt in PROMPTS).encode(),
+    "joined utf-16": b"".join(f"{prompt}\n".encode("utf-16") for prompt in PROMPTS),
     "mixed": (PROMPTS[0] + "\r" + PROMPTS[1] + "\r\n" + PROMPTS[2] + "\n" + PROMPTS[3]).encode(),
 }
 
@@ -48,6 +54,12 @@ ENCODED = {
 def test_text_in_any_unicode_encoding_is_read(tmp_path: Path, case: str) -> None:
     path = write(tmp_path / "prompts.txt", ENCODED[case])
     assert [entry.prompt for entry in read(path, "text")] == PROMPTS
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_short_utf_16_is_known_without_a_mark(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "prompts.txt", "cat\n".encode(encoding))
+    assert [entry.prompt for entry in read(path, "text")] == ["cat"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -67,12 +79,16 @@ def test_tables_and_json_lines_are_read_as_text_is(tmp_path: Path, encoding: str
     assert [entry.prompt for entry in read(one_list, "jsonl", "t")] == PROMPTS
 
 
-def arrow(array: pa.Array) -> bytes:
+def arrow(array: pa.Array, new: Callable[..., Any] = pa.ipc.new_file) -> bytes:
     sink = pa.BufferOutputStream()
     table = pa.table({"t": array})
-    with pa.ipc.new_file(sink, table.schema) as writer:
+    with new(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
+
+
+def arrow_stream(array: pa.Array) -> bytes:
+    return arrow(array, pa.ipc.new_stream)
 
 
 def parquet(array: pa.Array) -> bytes:
@@ -81,15 +97,35 @@ def parquet(array: pa.Array) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-@pytest.mark.parametrize("form", [arrow, parquet])
+@pytest.mark.parametrize("form", [arrow, arrow_stream, parquet])
 @pytest.mark.parametrize(
     "kind",
-    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())],
+    [
+        *(pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())),
+        *(pa.binary(), pa.large_binary(), pa.binary_view()),
+    ],
     ids=str,
 )
 def test_every_kind_of_string_column_is_read(tmp_path: Path, form, kind: pa.DataType) -> None:
     path = write(tmp_path / "a.parquet", form(pa.array([*PROMPTS, None]).cast(kind)))
     assert [entry.prompt for entry in read(path, "parquet", "t")] == [*PROMPTS, ""]
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", parquet(pa.array([b"a", b"\xe9"])))
+    with pytest.raises(PromptError, match=r"row 1: 't': got bytes that are no UTF-8.*choose another column"):
+        read(path, "parquet", "t")
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12\n".encode()
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "csv", "parquet", "parti", "coco", "pickle_list"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_pointer_is_no_content(tmp_path: Path, kind: PromptFormat, end: bytes) -> None:
+    path = write(tmp_path / "a.csv", POINTER.replace(b"\n", end))
+    with pytest.raises(PromptError, match=r"run `git lfs pull`$"):
+        read(path, kind, "t" if kind in ("jsonl", "csv", "parquet") else None)
 
 
 def packed_as(kind: str) -> bytes:
@@ -121,9 +157,34 @@ REFUSED = {
     "a JSON list": json.dumps(PROMPTS).encode(),
     "JSON lines": (json.dumps({"t": "a"}) + "\n" + json.dumps({"t": "b"})).encode(),
     "odd utf-16": TEXT.encode("utf-16")[:-1],
+    "odd utf-16 without mark": "a red star".encode("utf-16-le")[:-1],
+    "cp1252": "a \u201cred\u201d star, größer\n".encode("cp1252"),
+    "shift_jis": "青い月の下の猫\n赤い星\n".encode("shift_jis"),
+    "utf-16 of Chinese": "月亮下的猫，雪山，红色的星星".encode("utf-16-le"),
+    "no encoding": bytes(range(256)) * 3,
+    "conflict": b"a star\n<<<<<<< HEAD\na moon\n=======\na ring\n>>>>>>> other\n",
+    "conflict with CRLF": b"a star\r\n<<<<<<< HEAD\r\na moon\r\n=======\r\na ring\r\n>>>>>>> other\r\n",
+    "page": b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><h1>404</h1></html>",
+    "page without type": b"<html lang=en>\n404",
+    "commas": b'id,Prompt\n1,a star\n2,"a moon, red"\n',
+    "tabs": b"id\ttext\n1\ta star\n2\ta moon\n",
+    "Parti": b"Prompt\tCategory\tChallenge\tNote\na star\tArts\tBasic\t\n",
+    "a JSON object": json.dumps({"prompts": PROMPTS}, indent=1).encode(),
+    "JSON strings": "".join(f"{json.dumps(prompt)}\n" for prompt in PROMPTS).encode(),
+    "RTF": rb"{\rtf1\ansi a star\par}",
+    "GIF": b"GIF89a\x01\0\x01\0\x80\0\0",
+    "WebP": b"RIFF\xf0\0\0\0WEBPVP8 ",
+    "7z": b"7z\xbc\xaf\x27\x1c\0\4" + bytes(20),
+    "lz4": b"\x04\x22\x4d\x18" + bytes(20),
+    "zlib": zlib.compress(TEXT.encode()),
+    "npy": b"\x93NUMPY\1\0v\0{'descr'",
+    "OLE": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(20),
+    "double gzip": gzip.compress(gzip.compress(TEXT.encode())),
+    "gzip and more": gzip.compress(TEXT.encode()) + b"more",
+    "arrow stream": arrow_stream(pa.array(PROMPTS)),
 }
 ADVICE = {
-    "latin 1": "iconv -f latin1",
+    "latin 1": "iconv -f ENCODING .*that would fit: latin1, cp1252",
     "zip": "unpack it",
     "tar": "unpack it",
     "zstd": "unzstd",
@@ -137,18 +198,65 @@ ADVICE = {
     "picture": "name a file of prompts",
     "binary": "holds no text",
     "one line": "check `format`",
-    "a JSON list": "set `format: jsonl`",
+    "a JSON list": "jq -r .",
     "JSON lines": "set `format: jsonl`",
-    "odd utf-16": "is not UTF-16",
+    "odd utf-16": "is not UTF-16.*cut off",
+    "odd utf-16 without mark": "is not UTF-16-LE.*cut off",
+    "cp1252": "that would fit: cp1252",
+    "shift_jis": "that would fit: .*shift_jis",
+    "utf-16 of Chinese": "that would fit: .*utf-16-le",
+    "no encoding": "it may be no text",
+    "conflict": "resolve it",
+    "conflict with CRLF": "resolve it",
+    "page": "is a web page",
+    "page without type": "is a web page",
+    "commas": "end in .csv, and set `format: csv` and `column: Prompt`",
+    "tabs": "end in .tsv, and set `format: csv` and `column: text`",
+    "Parti": "set `format: parti`",
+    "a JSON object": "set `format: jsonl`",
+    "JSON strings": "jq -r .",
+    "RTF": "save it as plain text",
+    "GIF": "a picture",
+    "WebP": "a picture",
+    "7z": "7z x",
+    "lz4": "unlz4",
+    "zlib": "compressed with zlib",
+    "npy": "an array of NumPy",
+    "OLE": "save it as plain text",
+    "double gzip": "unpack it once with `gunzip`",
+    "gzip and more": "has other bytes behind",
+    "arrow stream": "set `format: parquet`",
 }
 
 
 @pytest.mark.parametrize("case", ADVICE)
 def test_what_is_no_prompt_a_line_is_refused_with_advice(tmp_path: Path, case: str) -> None:
     path = write(tmp_path / "prompts.txt", REFUSED[case])
-    with pytest.raises(PromptError, match=ADVICE[case].replace("(", r"\(")) as caught:
+    with pytest.raises(PromptError, match=ADVICE[case]) as caught:
         read(path, "text")
     assert len(str(caught.value)) < 600
+
+
+HONEST = {
+    "weights": ["a cat <lora:x:1>", "{a|b} cat, [red:blue:0.5]", "((masterpiece)), 1girl"],
+    "quoted": ['"Stop"'],
+    "quoted and more": ['"Stop"', 'a sign that says "go"'],
+    "one word": ["prompt", "a star"],
+    "commas": ["text, caption, label", "a star", "a moon, red"],
+    "marks": ["=======", "a star", ">>>>>>> a moon"],
+    "tag": ["a page that begins with <html>", "<html> written on a blackboard"],
+    "names of formats": ["GIF89a, an old picture", "a star"],
+    "RIFF": ["RIFF of a guitar", "BZh"],
+    "x and Arabic": ["x\u069a", "a star"],
+    "pointer": ["version https://git-lfs.github.com/spec/v1", "a star"],
+    "braces": ["{", "a star", "}"],
+}
+
+
+@pytest.mark.parametrize("case", HONEST)
+def test_honest_prompts_are_read(tmp_path: Path, case: str) -> None:
+    path = write(tmp_path / "prompts.txt", "\n".join(HONEST[case]))
+    assert [entry.prompt for entry in read(path, "text")] == HONEST[case]
 
 
 def test_hostile_json_is_read_or_refused(tmp_path: Path) -> None:

@@ -54,8 +54,21 @@ VARIABLES: dict[str, tuple[dict[str, str | None], str]] = {
         "unset AWS_WEB_IDENTITY_TOKEN_FILE",
     ),
     "container": (NO_KEYS | {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "x"}, "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
-    "proxy": ({"HTTP_PROXY": "http://u:secret@127.0.0.1:9"}, "the proxy refuses, or cannot be reached .*HTTP_PROXY"),
+    "proxy": (
+        {"HTTP_PROXY": "http://u:secret@127.0.0.1:9"},
+        "the proxy refuses, or cannot be reached; correct HTTP_PROXY",
+    ),
     "odd proxy": ({"HTTP_PROXY": ":::"}, "unset HTTP_PROXY"),
+    "a slash in a proxy's password": ({"HTTP_PROXY": "http://u:secret/9@127.0.0.1:9"}, "unset HTTP_PROXY: .*%2F for /"),
+    "nothing but a proxy's password": ({"HTTP_PROXY": "secret.invalid"}, "correct HTTP_PROXY, or"),
+    "user without scheme": (
+        {"AWS_ENDPOINT_URL": "user:secret@127.0.0.1:9"},
+        "distar release: ParameterError: AWS_ENDPOINT_URL: this holds what may be credentials",
+    ),
+    "user of another service": (
+        {"AWS_ENDPOINT_URL_STS": "https://user:secret@127.0.0.1:9"},
+        "ParameterError: AWS_ENDPOINT_URL_STS: this holds",
+    ),
 }
 CONFIGS = {
     "no configuration": ("bad[", "Unable to parse config file: .*AWS_CONFIG_FILE"),
@@ -63,8 +76,30 @@ CONFIGS = {
     "endpoint": ("[default]\nendpoint_url = 127.0.0.1\n", "Invalid endpoint: 127.0.0.1.*AWS config file"),
     "section": ("[default]\ns3 = x\n", "AWS config file"),
     "addressing": ("[default]\ns3 =\n  addressing_style = x\n", "addressing style x .*AWS config file"),
-    "process fails": ("[default]\ncredential_process = false\n", "correct credential_process"),
-    "no process": ("[default]\ncredential_process = /none/such\n", "/none/such.*AWS config file"),
+    "endpoint with a user": (
+        "[default]\nendpoint_url = http://u:secret@127.0.0.1:9\naws_access_key_id=a\naws_secret_access_key=b\n",
+        "ParameterError: endpoint_url in the AWS config file: this holds what may be credentials",
+    ),
+    "endpoint with a user and no scheme": ("[default]\nendpoint_url = u:secret x@127.0.0.1\n", "endpoint: …@127"),
+    "process fails": (
+        "[default]\ncredential_process = sh -c 'echo secret >&2; exit 3'\n",
+        "ended with the status 3; correct credential_process of the profile 'default'",
+    ),
+    "source's process fails": (
+        "[default]\nrole_arn=arn:aws:iam::1:role/x\nsource_profile=p\n"
+        "[profile p]\ncredential_process = sh -c 'echo secret >&2; exit 3'\n",
+        "correct credential_process of the profile 'default'",
+    ),
+    "no process": (
+        "[default]\ncredential_process = /none/such\n",
+        "/none/such.*credential_process of the profile 'default' .*AWS config file",
+    ),
+    "no token file": (
+        "[default]\nrole_arn=arn:aws:iam::1:role/x\nweb_identity_token_file=/none/such\n",
+        "/none/such.*correct web_identity_token_file .*of the profile 'default'",
+    ),
+    "no source": ("[default]\nrole_arn=arn:aws:iam::1:role/x\n", "a role_arn needs source_profile"),
+    "half a profile": ("[default]\naws_access_key_id=a\n", "half of .*set both .*in the profile 'default'"),
     "process says nothing": ("[default]\ncredential_process = true\n", "AWS config file|credential_process"),
     "process talks": ("[default]\ncredential_process = echo {}\n", "correct credential_process"),
     "no login": (
@@ -105,7 +140,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["release", "list", "--store", "s3://bucket/releases"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"distar release: \w*Error: s3://bucket/[^\n]*\n", err)
+    assert re.fullmatch(r"distar release: (\w*Error: s3://bucket/|ParameterError: )[^\n]*\n", err)
     assert len(err) < 1200
     return err
 
@@ -121,7 +156,7 @@ def test_a_wrong_variable_is_named(
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     line = told(capsys)
     assert re.search(expected, line)
-    assert "secret@" not in line
+    assert "secret" not in line
 
 
 @pytest.mark.parametrize(("text", "expected"), CONFIGS.values(), ids=CONFIGS)
@@ -132,7 +167,23 @@ def test_a_wrong_config_file_is_named(
         monkeypatch.delenv(name)
     (tmp_path / "config").write_bytes(text.encode(errors="surrogateescape"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    assert re.search(expected, told(capsys), re.IGNORECASE)
+    line = told(capsys)
+    assert re.search(expected, line, re.IGNORECASE)
+    assert "secret " not in line
+    assert "AWS_CA_BUNDLE" not in line
+
+
+def test_the_profile_whose_process_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in FINE:
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text("[profile c]\ncredential_process = sh -c 'echo secret >&2; exit 3'\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "c")
+    line = told(capsys)
+    assert "status 3; correct credential_process of the profile 'c' (AWS_PROFILE)" in line
+    assert "secret" not in line
 
 
 def test_a_wrong_parameter_is_named() -> None:
@@ -272,6 +323,20 @@ def test_what_a_store_refuses_is_told(
         line = told(capsys)
     assert re.search(expected, line)
     assert "network" not in line
+
+
+def test_what_serves_pages_is_no_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether it is listed or read: a bare 404 is no answer of S3's, so nothing is said of objects."""
+    with other_store() as server:
+        for answer in (Answer(404, b"<html>nothing here</html>"), Answer(404), refusal(404, "NoSuchKey")):
+            server.instead = always(answer)
+            monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+            assert re.search(r"answers as no S3 does .*path is wrong; correct AWS_ENDPOINT_URL\n", told(capsys))
+        server.instead = always(Answer(404, b"<html>nothing here</html>"))
+        with pytest.raises(StorageError, match=r"aliases/latest\.json: .* answers as no S3 does \(404\)"):
+            open_store("s3://bucket").read("aliases/latest.json")
+        server.instead = always(refusal(404, "NoSuchKey"))
+        assert open_store("s3://bucket").read("aliases/latest.json") is None
 
 
 COMMANDS = [

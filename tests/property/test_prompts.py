@@ -49,6 +49,19 @@ def test_text_that_shows_nothing_is_empty(text: str) -> None:
     assert clean(text) == ""
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a \x1b[31mred\x1b[0m star",
+        "\x1b]0;title\x07a red star",
+        "a \u202ered\u202c \u2066star\u2069",
+        "\ufeffa red \ufeffstar",
+    ],
+)
+def test_what_only_a_terminal_sees_is_dropped_whole(text: str) -> None:
+    assert clean(text) == "a red star"
+
+
 def test_cleaning_leaves_what_shows_as_it_is() -> None:
     shown = "ａ r\u200bed \U0001f469\u200d\U0001f680 star\u200f"
     assert clean(shown) == shown
