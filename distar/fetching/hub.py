@@ -152,6 +152,14 @@ class HubRepository:
                 f"{shown_as}: {ENDPOINT} cannot be reached ({type(error).__name__}: {error}); check the network and "
                 "HF_ENDPOINT, and run again"
             ) from error
+        except (httpx2.InvalidURL, ValueError) as error:
+            if isinstance(error, ValueError) and "proxy" not in str(error):
+                raise
+            raise ModelFileError(  # the client's own text repeats a piece of the address: it may be of a password
+                f"{shown_as}: the address of a proxy or of the hub cannot be understood; correct or unset those of "
+                "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and HF_ENDPOINT that are set: http://host:port, and in a user or a "
+                "password %2F for /, %40 for @, %3A for :"
+            ) from None
 
 
 def source_at_revision(text: str) -> str | None:

@@ -346,3 +346,20 @@ def test_a_needed_file_that_is_not_pinned_stops_the_fetch(hub: Hub) -> None:
         lock_sources([ModelFiles(SOURCE, ("*.safetensors", "*.gguf"))], {}, update=False)
     optional = ModelFiles(SOURCE, ("*.safetensors",), optional=("*.gguf",))
     assert list(lock_sources([optional], {}, update=False)[SOURCE]) == [WEIGHTS, "vae/weights.safetensors"]
+
+
+@pytest.mark.parametrize("proxy", ["http://u:hidden81/x@127.0.0.1:9", ":::hidden81", "ftp://hidden81:1"])
+def test_a_proxy_that_cannot_be_understood_is_not_repeated(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import close_session
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    close_session()  # the client reads the proxies once
+    try:
+        with pytest.raises(
+            ModelFileError, match=r"proxy .*correct or unset those of HTTP_PROXY, .*%2F for /"
+        ) as caught:
+            lock_sources([NEEDED], {}, update=False)
+        assert "hidden81" not in str(caught.value)
+    finally:
+        close_session()
