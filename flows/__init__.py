@@ -2,10 +2,18 @@
 
 import os
 import sys
+from contextlib import redirect_stderr
+from io import StringIO
 from urllib.parse import urlsplit
+from warnings import catch_warnings, filterwarnings
+
+from pydantic import ValidationError
 
 from distar.imports import lasting_imports
 from distar.loopback import without_proxy
+from distar.secrets import without_secrets
+from flows.logs import redact_logs
+from flows.settings import refused_settings
 
 # Before Prefect is imported: its temporary server has 20 seconds to start, which a busy laptop does not make.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -17,9 +25,16 @@ try:  # Prefect would end in a traceback while it is imported, where nobody is t
 except ValueError as error:
     sys.exit(f"PREFECT_API_URL is no URL ({error}); expected one such as http://127.0.0.1:4200/api")
 
-with lasting_imports():
-    import prefect.main  # noqa: F401  here alone, since all flows need it
-
-from flows.logs import redact_logs
+_printed = StringIO()
+try:
+    # of a setting that it refuses Prefect prints lines of its own, and of PREFECT_HOME the temporary server tells
+    with lasting_imports(), catch_warnings(), redirect_stderr(_printed):
+        filterwarnings("ignore", "Failed to create the Prefect home")
+        import prefect.main  # noqa: F401  here alone, since all flows need it
+except ValidationError as error:
+    sys.exit(refused_settings(error, os.environ))
+except (OSError, ValueError) as error:  # of the profiles: a file that cannot be read, or is no TOML
+    sys.exit(without_secrets(f"Prefect's settings cannot be read ({' '.join(str(error).split())}); correct them"))
+sys.stderr.write(_printed.getvalue())
 
 redact_logs()

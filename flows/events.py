@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from contextvars import copy_context
 from threading import Thread
 
 import httpx
 from prefect.client.base import ServerType
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.context import refresh_global_settings_context
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
@@ -21,10 +19,12 @@ from prefect.settings import (
 )
 
 from distar.errors import ParameterError
+from flows.temporary_server import start_temporary_server
 
 PROMPTSET_PUBLISHED = "distar.promptset.published"
 REWARD_REGRESSED = "distar.reward.regressed"
 
+_URL_USER = re.compile(r"^(\w[\w+.-]*://)?.*@")  # and the password, in which anything may stand
 _SECONDS_TO_ANSWER = 2.5
 _REMEDY = "start it, or name another, such as PREFECT_API_URL=http://127.0.0.1:4200/api"
 
@@ -44,20 +44,22 @@ def require_server() -> None:
 
 
 def check_server() -> None:
-    """Check, before a flow begins, the server that it will report to; if none is named, Prefect starts a temporary one.
-
-    The temporary server gets an authentication string that this process alone knows: it writes into the user's
-    Prefect database, and any web page could otherwise talk to it.
+    """Check, before a flow begins, the server that it will report to; if none is named, start a temporary one.
 
     Raises:
         ParameterError: the server that is named does not answer in time, is none of Prefect's, or refuses.
+        StorageError: the temporary server does not start.
     """
     if url := PREFECT_API_URL.value():
-        _check_answer(re.sub(r"(^|//).*@", r"\1", url))  # without a user and a password
+        shown = _URL_USER.sub(r"\1", url)
+        if shown != url and PREFECT_API_AUTH_STRING.value():
+            raise ParameterError(
+                f"PREFECT_API_URL is {shown} with a user, who comes before PREFECT_API_AUTH_STRING; take the user and "
+                "the password out of PREFECT_API_URL"
+            )
+        _check_answer(shown)
     elif PREFECT_SERVER_EPHEMERAL_ENABLED.value():
-        drawn = f"distar:{secrets.token_hex(16)}"
-        os.environ.update(PREFECT_API_AUTH_STRING=drawn, PREFECT_SERVER_API_AUTH_STRING=drawn)
-        refresh_global_settings_context()
+        start_temporary_server()
     else:
         raise ParameterError(f"PREFECT_API_URL is not set, and Prefect may start no temporary server; {_REMEDY}")
 
