@@ -27,10 +27,11 @@ except ValueError as error:
 
 _printed = StringIO()
 try:
-    # of a setting that it refuses Prefect prints lines of its own, and of PREFECT_HOME the temporary server tells
-    with lasting_imports(), catch_warnings(), redirect_stderr(_printed):
-        filterwarnings("ignore", "Failed to create the Prefect home")
-        import prefect.main  # noqa: F401  here alone, since all flows need it
+    with lasting_imports(), catch_warnings():
+        filterwarnings("ignore", "Failed to create the Prefect home")  # the temporary server tells of it
+        with redirect_stderr(_printed):  # of a setting that it refuses Prefect prints lines of its own
+            import prefect
+        import prefect.main  # noqa: F401  here alone, since all flows need it; its log goes to what is stderr now
 except ValidationError as error:
     sys.exit(refused_settings(error, os.environ))
 except (OSError, ValueError) as error:  # of the profiles: a file that cannot be read, or is no TOML

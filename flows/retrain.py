@@ -351,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_server()
         print(retrain(options.revision, options.profile, dict(options.changes), options.reason).told)
 
-    kept = f"What this run decided is told above, and on the newest branch: git log --branches='{_BRANCHES}/*'"
+    kept = f"What this run decided, if anything, is told above, and on the newest branch: git log --branches='{_BRANCHES}/*'"
     return exit_status("retrain", run_it, kept)
 
 

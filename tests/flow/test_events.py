@@ -260,7 +260,7 @@ def waiting(home: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     with subprocess.Popen(
         [sys.executable, "-c", TEMPORARY],
-        env={**environment, "PREFECT_HOME": str(home)},
+        env={**environment, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "INFO"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -306,6 +306,7 @@ def test_a_temporary_server_ends_with_its_flow(end: str | int, status: int | Non
         if end == signal.SIGINT:
             assert flow.stderr is not None
             told = flow.stderr.read()
+            assert "Beginning flow run" in told
             assert told.splitlines()[-1] == "waits: interrupted; what it had started has ended. Wait again."
             assert "Traceback" not in told
 
