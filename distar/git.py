@@ -17,7 +17,13 @@ _LFS_POINTER = re.compile(  # https://github.com/git-lfs/git-lfs/blob/main/docs/
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.*\n)*oid sha256:(?P<sha256>[0-9a-f]{64})\nsize [0-9]+\n"
 )
 _NO_HOOKS = {"core.hooksPath": os.devnull, "core.fsmonitor": "false"}
-_AS_COMMITTED = {"core.autocrlf": "false", "core.eol": "lf", "submodule.recurse": "false"}
+_AS_COMMITTED = {
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.attributesFile": os.devnull,
+    "core.sparseCheckout": "false",
+    "submodule.recurse": "false",
+}
 _FILTER_OFF = {"smudge": "", "clean": "", "process": "", "required": "false"}
 
 
@@ -25,8 +31,8 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     """Return the environment of a child that acts on a folder (the current one if None).
 
     It lacks what names a repository, an index or a project: a git hook has GIT_DIR, a stage DVC_ROOT. Git runs no
-    hooks, and in a worktree of a run no filters: its files are as they were committed. Of the settings that came with
-    the environment `safe.directory` stays: it says which owners are trusted, and not where to work.
+    hooks, and in a worktree of a run no filters: all of its files are there, as they were committed. Of the settings
+    that came with the environment `safe.directory` stays: it says which owners are trusted, and not where to work.
     """
     dropped = {"DVC_ROOT", "GIT_LITERAL_PATHSPECS", *_local_variables()}
     kept = {
@@ -40,7 +46,7 @@ def environment(folder: Path | None = None) -> dict[str, str]:
         filters = _ask(["config", "--null", "--name-only", "--get-regexp", r"^filter\."], folder, kept).stdout
         names = dict.fromkeys(name.rpartition(".")[0] for name in filters.decode().split("\0") if name)
         off = [(f"{name}.{key}", value) for name in names for key, value in _FILTER_OFF.items()]
-        kept |= _as_variables([*settings, *_AS_COMMITTED.items(), *off])
+        kept |= _as_variables([*settings, *_AS_COMMITTED.items(), *off]) | {"GIT_ATTR_NOSYSTEM": "1"}
     return kept
 
 
