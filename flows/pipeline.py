@@ -382,6 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             _show_foreseen(order, changes)
             return
+        current_revision()  # without a commit there is no run to tell Prefect of
         with nullcontext() if changes else started_ahead(order):
             check_server()
             # whoever is there sees it end; Prefect would wait up to a second for the thread of its signs of life

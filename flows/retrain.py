@@ -36,7 +36,7 @@ from distar.credentials import refuse_credentials
 from distar.documents import validated
 from distar.errors import ParameterError, ReleaseError, StorageError
 from distar.evaluation.gate import Evaluated, GateParams, Verdict, judge, verdict_markdown
-from distar.git import run_git
+from distar.git import current_revision, run_git
 from distar.lineage.pipeline import DVC_LOCK
 from distar.release.releases import move, point, read_alias
 from distar.release.storage import Store, open_store
@@ -163,6 +163,7 @@ def make_plan(
     Raises:
         ParameterError: there is no such revision, profile or parameter.
         ReleaseError: the store's URL is not understood.
+        StorageError: there is no commit yet, or the default DVC remote is defined nowhere.
     """
     commit = _commit(revision)
     refuse_credentials(reason, "reason")
@@ -176,6 +177,7 @@ def make_plan(
     own = changed.profile
     validated(_Profile, own, str(changed.profile_path), ParameterError)
     plan.gate().check_covers(own["evaluate"]["compare_by"], Evaluated([], [], {}, own, {}).held_out)
+    default_remote(Path())
     return plan
 
 
@@ -297,6 +299,8 @@ def _commit(revision: str) -> str:
     found = run_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
         told = found.stderr.decode(errors="replace").strip()  # such as the clone of another owner
+        if not told:
+            current_revision()  # or there is no commit at all
         refused = f"; git says: {told}" if told else ""
         raise ParameterError(
             f"revision: got {revision!r}, expected a branch, a tag or a commit of this repository{refused}"
@@ -348,10 +352,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run_it() -> None:
         refuse_credentials(vars(options), "argument")
+        _commit(options.revision)  # a wrong one is told before a server is started
         check_server()
         print(retrain(options.revision, options.profile, dict(options.changes), options.reason).told)
 
-    kept = f"What this run decided, if anything, is told above, and on the newest branch: git log --branches='{_BRANCHES}/*'"
+    newest = f"git log --branches='{_BRANCHES}/*'"
+    kept = f"What this run decided, if anything, is told above, and on the newest branch: {newest}"
     return exit_status("retrain", run_it, kept)
 
 
