@@ -31,8 +31,8 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     """Return the environment of a child that acts on a folder (the current one if None).
 
     It lacks what names a repository, an index or a project: a git hook has GIT_DIR, a stage DVC_ROOT. Git runs no
-    hooks, and in a worktree of a run no filters: its files are as they were committed. Of the settings that came with
-    the environment `safe.directory` stays: it says which owners are trusted, and not where to work.
+    hooks, and in a worktree of a run no filters: all of its files are there, as they were committed. Of the settings
+    that came with the environment `safe.directory` stays: it says which owners are trusted, and not where to work.
     """
     dropped = {"DVC_ROOT", "GIT_LITERAL_PATHSPECS", *_local_variables()}
     kept = {

@@ -30,6 +30,11 @@ def take_lock(path: Path) -> TextIO:
         with _open(path) as lock:
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
+        if _is_gone(owner):
+            raise WorkDirectoryError(
+                f"{path}: process {owner}, which took it, is not on this machine any longer, but something that it "
+                "started still holds it; run again in a minute"
+            ) from None
         raise WorkDirectoryError(
             f"{path} is held by process {owner}; wait for it to end, or stop it (kill {owner}) and run again: what it "
             "saved is kept"
@@ -89,6 +94,17 @@ def _open(path: Path) -> TextIO:
     with full_disk_told(path, "the lock was not taken"):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a+")
+
+
+def _is_gone(owner: str) -> bool:
+    """Tell whether an owner, a process's number, is no process of this machine."""
+    try:
+        os.kill(int(owner), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OSError):  # nobody's number, or another user's process
+        return False
+    return False
 
 
 def _stands_at(path: Path, lock: TextIO) -> bool:

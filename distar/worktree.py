@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from distar.processes import ended_by_sigterm
 
 # -P: in a worktree of an old revision it is still this one
 DVC = (sys.executable, "-P", "-m", "distar.dvc")
+# Attributes with which git writes other bytes than were committed.
+_CHANGES_FILES = re.compile(r"(?m)^[^#\n]*\s(eol=crlf|ident|working-tree-encoding=\S+)(?=\s|$)")
 _POINTER_BYTES = 1024  # git-lfs's own limit of a pointer
 
 
@@ -26,13 +29,15 @@ _POINTER_BYTES = 1024  # git-lfs's own limit of a pointer
 def worktree(revision: str) -> Iterator[Path]:
     """Check a revision out in a temporary folder, sharing its DVC cache; yield the project's folder, and remove all.
 
-    Files are as they were committed: no hook and no filter of the user's runs. The folder around the worktree is locked
-    (flock) until it is gone: one that is not belongs to a run that was killed. Whatever ends the body, or fails before
-    it, SIGTERM and Ctrl-C too, takes the worktree back.
+    All files are there, as they were committed: no hook, no filter and no attributes of the user's apply. The folder
+    around the worktree is locked (flock) until it is gone: one that is not belongs to a run that was killed. Whatever
+    ends the body, or fails before it, SIGTERM and Ctrl-C too, takes the worktree back.
 
     Raises:
-        StorageError: git or DVC refuses: there is no such revision, the disk is full, the clone is another user's.
+        StorageError: git or DVC refuses: there is no such revision, the disk is full, the clone is another user's; or
+            the clone has attributes of its own that change files.
     """
+    _refuse_own_attributes()
     cache = output_of([*DVC, "cache", "dir"])
     below = output_of(["git", "rev-parse", "--show-prefix"])  # of a project that is a folder of its repository
     with (
@@ -61,9 +66,21 @@ def worktree(revision: str) -> Iterator[Path]:
 def _remove(top: Path) -> None:
     """Remove a worktree and have git forget it, as far as it was made."""
     shutil.rmtree(top, ignore_errors=True)  # first: of one that is half removed git says that it is none
-    if f"worktree {top}" in output_of(["git", "worktree", "list", "--porcelain", "-z"]).split("\0"):
+    listed = output_of(["git", "worktree", "list", "--porcelain"])
+    if f"\nworktree {top}\n" in f"\n{listed}\n":  # of a path that may hold line ends
         # forced twice: git locks a worktree while it makes it, and was perhaps ended then
         output_of(["git", "worktree", "remove", "--force", "--force", str(top)])
+
+
+def _refuse_own_attributes() -> None:
+    """Refuse the clone's own attributes that change files: git has no setting that leaves them out."""
+    path = Path(output_of(["git", "rev-parse", "--git-path", "info/attributes"]))
+    own = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if found := _CHANGES_FILES.search(own):
+        raise StorageError(
+            f"{path} has {found[1]}, so that a worktree would differ from what was committed; move that to "
+            ".gitattributes and commit it, or remove it"
+        )
 
 
 def _share_cache(folder: Path, cache: Path) -> None:

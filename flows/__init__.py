@@ -2,12 +2,18 @@
 
 import os
 import sys
+from contextlib import redirect_stderr
+from io import StringIO
 from urllib.parse import urlsplit
+from warnings import catch_warnings, filterwarnings
 
 from pydantic import ValidationError
 
 from distar.imports import lasting_imports
 from distar.loopback import without_proxy
+from distar.secrets import without_secrets
+from flows.logs import redact_logs
+from flows.settings import refused_settings
 
 # Before Prefect is imported: its temporary server has 20 seconds to start, which a busy laptop does not make.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -19,13 +25,17 @@ try:  # Prefect would end in a traceback while it is imported, where nobody is t
 except ValueError as error:
     sys.exit(f"PREFECT_API_URL is no URL ({error}); expected one such as http://127.0.0.1:4200/api")
 
+_printed = StringIO()
 try:
-    with lasting_imports():
-        import prefect.main  # noqa: F401  here alone, since all flows need it
+    with lasting_imports(), catch_warnings():
+        filterwarnings("ignore", "Failed to create the Prefect home")  # the temporary server tells of it
+        with redirect_stderr(_printed):  # of a setting that it refuses Prefect prints lines of its own
+            import prefect
+        import prefect.main  # noqa: F401  here alone, since all flows need it; its log goes to what is stderr now
 except ValidationError as error:
-    wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3]]
-    sys.exit(f"Prefect refuses a setting ({'; '.join(wrong)}); correct the variable PREFECT_…, or Prefect's profile")
-
-from flows.logs import redact_logs
+    sys.exit(refused_settings(error, os.environ))
+except (OSError, ValueError) as error:  # of the profiles: a file that cannot be read, or is no TOML
+    sys.exit(without_secrets(f"Prefect's settings cannot be read ({' '.join(str(error).split())}); correct them"))
+sys.stderr.write(_printed.getvalue())
 
 redact_logs()

@@ -185,7 +185,7 @@ def _show(served: Sequence[RunnerDeployment], shared: RootParams, store: str | N
 
 
 def _table(served: Sequence[RunnerDeployment]) -> Table:
-    rows = Table(Column("deployment", no_wrap=True), "begins", "parameters")
+    rows = Table(*(Column(title, overflow="fold") for title in ("deployment", "begins", "parameters")))
     for one in served:
         schedules = [_told(entry.schedule) for entry in one.schedules or []]
         events = [f"on {name}" for trigger in one.triggers for name in getattr(trigger, "expect", ())]

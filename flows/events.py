@@ -24,6 +24,7 @@ from flows.temporary_server import start_temporary_server
 PROMPTSET_PUBLISHED = "distar.promptset.published"
 REWARD_REGRESSED = "distar.reward.regressed"
 
+_URL_USER = re.compile(r"^(\w[\w+.-]*://)?.*@")  # and the password, in which anything may stand
 _SECONDS_TO_ANSWER = 2.5
 _REMEDY = "start it, or name another, such as PREFECT_API_URL=http://127.0.0.1:4200/api"
 
@@ -46,17 +47,17 @@ def check_server() -> None:
     """Check, before a flow begins, the server that it will report to; if none is named, start a temporary one.
 
     Raises:
-        ParameterError: the server that is named does not answer in time, is none of Prefect's, or refuses; or the
-            temporary one does not start.
+        ParameterError: the server that is named does not answer in time, is none of Prefect's, or refuses.
+        StorageError: the temporary server does not start.
     """
     if url := PREFECT_API_URL.value():
-        address = re.sub(r"^([\w+.-]+://)?[^/]*@", lambda match: match[1] or "", url)
-        if address != url and PREFECT_API_AUTH_STRING.value():
+        shown = _URL_USER.sub(r"\1", url)
+        if shown != url and PREFECT_API_AUTH_STRING.value():
             raise ParameterError(
-                f"PREFECT_API_URL names a user beside the address {address}, and PREFECT_API_AUTH_STRING is set, too; "
-                "write the address alone"
+                f"PREFECT_API_URL is {shown} with a user, who comes before PREFECT_API_AUTH_STRING; take the user and "
+                "the password out of PREFECT_API_URL"
             )
-        _check_answer(address)
+        _check_answer(shown)
     elif PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         start_temporary_server()
     else:

@@ -18,10 +18,10 @@ def exit_status(flow: str, run: Callable[[], int | None], kept: str = "") -> int
     Args:
         flow: the name that the line begins with.
         run: runs the flow, and returns an exit status if it is not 0.
-        kept: what is left of a run whose Prefect server was lost, and how to go on.
+        kept: what is left of a run that was interrupted or whose Prefect server was lost, and how to go on.
 
     Returns:
-        The process's exit status: 1 for an error of this project, and for a server that was lost; 130 after Ctrl-C.
+        The process's exit status: 1 for an error of this project, and for a server that was lost; 130 for Ctrl-C.
     """
     try:
         return run() or 0
@@ -29,7 +29,7 @@ def exit_status(flow: str, run: Callable[[], int | None], kept: str = "") -> int
         print(f"{flow}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{flow}: interrupted; what ended before is kept: run it again, and it goes on there", file=sys.stderr)
+        print(f"{flow}: interrupted; what it had started has ended. {kept}", file=sys.stderr)
         return 128 + signal.SIGINT
     except httpx.TransportError as error:
         print(

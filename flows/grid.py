@@ -130,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         check_server()
-        read_plan(Path(options.path))  # a wrong one is told before a server is started
+        read_plan(Path(options.path))  # a wrong one is told before a run begins
+        current_revision()
         grid(options.path)
 
     return exit_status("grid", run, "The CSV has every run that ended; run the grid again: it goes on where it stood.")

@@ -382,12 +382,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             _show_foreseen(order, changes)
             return
-        current_revision()  # by which the run is tagged
-        check_server()
-        # whoever is there sees it end; Prefect would wait up to a second for the thread of its signs of life
-        without_heartbeat = temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-        with without_heartbeat, nullcontext() if changes else started_ahead(order):
-            pipeline(options.first, options.only, changes)
+        current_revision()  # without a commit there is no run to tell Prefect of
+        with nullcontext() if changes else started_ahead(order):
+            check_server()
+            # whoever is there sees it end; Prefect would wait up to a second for the thread of its signs of life
+            with temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                pipeline(options.first, options.only, changes)
 
     kept = "DVC keeps the stages that ended; run the pipeline again: it goes on where it stood."
     return exit_status("pipeline", run, kept)

@@ -30,16 +30,18 @@ def default_remote(project: Path) -> str | None:
     """Return the name of a project's default remote, if it has one.
 
     Raises:
-        StorageError: DVC refuses, or there is no remote of that name.
+        StorageError: DVC refuses, or the remote is defined nowhere.
     """
     listed = output_of([*DVC, "config", "--list"], project).splitlines()
     names = [line.partition("=")[2] for line in listed if line.startswith("core.remote=")]
-    if names and not any(line.startswith(f"remote.{names[-1]}.url=") for line in listed):
+    if not names:
+        return None
+    if not any(line.lower().startswith(f"remote.{names[-1]}.url=".lower()) for line in listed):
         raise StorageError(
-            f"DVC's core.remote is {names[-1]}, and there is no such remote; add it (dvc remote add), or take it back "
-            "(dvc remote default --unset)"
+            f"DVC's default remote is {names[-1]!r}, which has no URL; add it (dvc remote add {names[-1]} URL), or "
+            "name another (dvc remote default NAME)"
         )
-    return names[-1] if names else None
+    return names[-1]
 
 
 def copy_remote(name: str, project: Path, worktree: Path) -> None:

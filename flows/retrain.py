@@ -163,6 +163,7 @@ def make_plan(
     Raises:
         ParameterError: there is no such revision, profile or parameter.
         ReleaseError: the store's URL is not understood.
+        StorageError: there is no commit yet, or the default DVC remote is defined nowhere.
     """
     commit = _commit(revision)
     refuse_credentials(reason, "reason")
@@ -176,6 +177,7 @@ def make_plan(
     own = changed.profile
     validated(_Profile, own, str(changed.profile_path), ParameterError)
     plan.gate().check_covers(own["evaluate"]["compare_by"], Evaluated([], [], {}, own, {}).held_out)
+    default_remote(Path())
     return plan
 
 
@@ -271,7 +273,6 @@ def retrain(
         CommandError: a stage failed.
     """
     plan = make_plan(revision, profile, changes or {}, reason, store)
-    default_remote(Path())  # to which the run is pushed: a wrong one is told now, not when all is done
     get_run_logger().info("The release will go to %s", plan.store().place)
     time.sleep(random.uniform(0, jitter_seconds))
     get_run_logger().info("Retraining at %s", plan.told["Revision"])
@@ -296,10 +297,10 @@ def retrain(
 
 def _commit(revision: str) -> str:
     found = run_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if found.returncode and revision == "HEAD":
-        current_revision()  # it knows why there is none
     if found.returncode:
         told = found.stderr.decode(errors="replace").strip()  # such as the clone of another owner
+        if not told:
+            current_revision()  # or there is no commit at all
         refused = f"; git says: {told}" if told else ""
         raise ParameterError(
             f"revision: got {revision!r}, expected a branch, a tag or a commit of this repository{refused}"
@@ -351,10 +352,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run_it() -> None:
         refuse_credentials(vars(options), "argument")
+        _commit(options.revision)  # a wrong one is told before a server is started
         check_server()
         print(retrain(options.revision, options.profile, dict(options.changes), options.reason).told)
 
-    kept = f"What this run decided is told above, and on the newest branch: git log --branches='{_BRANCHES}/*'"
+    newest = f"git log --branches='{_BRANCHES}/*'"
+    kept = f"What this run decided, if anything, is told above, and on the newest branch: {newest}"
     return exit_status("retrain", run_it, kept)
 
 

@@ -26,11 +26,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 from urllib.request import urlopen
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from distar.atomic import written_whole
 from distar.errors import DistarError, StorageError
@@ -76,8 +75,11 @@ class Service:
 
 
 @contextmanager
-def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Service]:
-    """Run a command as a process group of its own, which ends with this process, however that ends."""
+def running(name: str, command: Sequence[str], environment: Mapping[str, str], lock: TextIO) -> Iterator[Service]:
+    """Run a command as a process group of its own, which ends with this process, however that ends.
+
+    It holds the lock, too: if this process is killed, none takes its place before the command has ended.
+    """
     log = ROOT / "logs" / f"{name}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -86,6 +88,7 @@ def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
+            pass_fds=[lock.fileno()],
             start_new_session=True,
         )
     try:
@@ -107,7 +110,7 @@ def serve() -> NoReturn:
     console = Console()
     (ROOT / "logs").mkdir(parents=True, exist_ok=True)
     ROOT.chmod(0o700)
-    with take_lock(ROOT / "lock"), ExitStack() as stack:
+    with take_lock(ROOT / "lock") as lock, ExitStack() as stack:
         prefect_port, s3_port = free_port(PREFECT_PORT, console), free_port(S3_PORT, console)
         environment = _environment(prefect_port, s3_port)
         api_url, auth_string = environment["PREFECT_API_URL"], environment["PREFECT_API_AUTH_STRING"]
@@ -120,9 +123,9 @@ def serve() -> NoReturn:
             ("deployments", deployments, {}, lambda log: "are being served" in log.read_text()),
         ):
             with console.status(f"starting {name}"):
-                services.append(stack.enter_context(running(name, command, {**environment, **own})))
+                services.append(stack.enter_context(running(name, command, {**environment, **own}, lock)))
                 services[-1].wait_until(healthy)
-        console.print(_table(prefect_port, s3_port, auth_string))
+        tell(console, prefect_port, s3_port, auth_string)
         while True:
             for service in services:
                 if service.process.poll() is not None:
@@ -268,20 +271,23 @@ def _write_secret(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _table(prefect_port: int, s3_port: int, auth_string: str) -> Table:
-    rows = Table.grid("", Column(overflow="fold"), padding=(0, 2))
-    rows.add_row("runs, schedules, events", f"http://{_HOST}:{prefect_port}")
-    rows.add_row("which asks for", auth_string)
-    rows.add_row("releases", f"{STORE} at http://{_HOST}:{s3_port}")
-    rows.add_row("logs", str(ROOT / "logs"))
-    rows.add_row()
-    rows.add_row("first, in another terminal", f"set -a; . {ROOT}/environment; set +a")
-    rows.add_row("begin a retrain", "prefect deployment run distar-retrain/retrain")
-    rows.add_row("watch the champion", "prefect deployment run distar-watch/watch")
-    rows.add_row("announce prompts", "python -m flows.promptset NAME")
-    rows.add_row("see releases", f"distar release list --store {STORE}")
-    rows.add_row("end it all", "Ctrl-C here")
-    return rows
+def tell(console: Console, prefect_port: int, s3_port: int, auth_string: str) -> None:
+    """Tell where everything is; a narrow terminal folds the lines itself, so that what is copied is whole."""
+    rows = {
+        "runs, schedules, events": f"http://{_HOST}:{prefect_port}",
+        "which asks for": auth_string,
+        "releases": f"{STORE} at http://{_HOST}:{s3_port}",
+        "logs": str(ROOT / "logs"),
+        "": "",
+        "first, in another terminal": f"set -a; . {ROOT}/environment; set +a",
+        "begin a retrain": "prefect deployment run distar-retrain/retrain",
+        "watch the champion": "prefect deployment run distar-watch/watch",
+        "announce prompts": "python -m flows.promptset NAME",
+        "see releases": f"distar release list --store {STORE}",
+        "end it all": "Ctrl-C here",
+    }
+    for name, told in rows.items():
+        console.print(f"{name:26}  {told}".rstrip(), markup=False, soft_wrap=True)
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from tests.miniature import git, record_of
 from tests.references import REPOSITORY
 
 TEXT = "one\ntwo\n"
+IDENT = "$Id$\n"
 LARGE = b"what git-lfs keeps\n" * 9
 LOCK = "stages:\n  prompts:\n    outs:\n    - md5: 0123456789abcdef.dir\n"
 HOOKS = ("post-checkout", "post-index-change", "reference-transaction", "pre-commit", "post-commit", "pre-auto-gc")
@@ -156,31 +157,56 @@ def test_no_filter_runs(settings: tuple[str, ...], command: str, workspace: Path
     assert only_one_worktree(workspace)
 
 
-def test_no_attributes_of_the_user_change_a_file(workspace: Path, tmp_path: Path) -> None:
-    attributes = tmp_path / "attributes"
-    attributes.write_text("* text=auto eol=crlf working-tree-encoding=UTF-16\n")
-    git(workspace, "config", "core.attributesFile", str(attributes))
+@pytest.mark.parametrize(
+    "attributes", ["* text=auto eol=crlf", "* ident", "*.yaml text working-tree-encoding=UTF-16LE"]
+)
+def test_no_attributes_of_the_user_apply(attributes: str, workspace: Path, tmp_path: Path) -> None:
+    Path("ident.txt").write_text(IDENT)
+    commit(workspace, "Ident")
+    own = tmp_path / "attributes"
+    own.write_text(f"{attributes}\n")
+    git(workspace, "config", "core.attributesFile", str(own))
     with worktree("HEAD") as folder:
         assert (folder / "params.yaml").read_bytes() == TEXT.encode()
-
-
-def test_a_sparse_checkout_is_the_users_alone(workspace: Path) -> None:
-    git(workspace, "sparse-checkout", "set", "--cone", ".dvc")
-    assert not (workspace / "models").exists()
-    with worktree("HEAD") as folder:
-        assert (folder / "models" / "weights.bin").is_file()
+        assert (folder / "ident.txt").read_bytes() == IDENT.encode()
         assert output_of(["git", "status", "--porcelain"], folder) == ""
-    assert not (workspace / "models").exists()
+    git(workspace, "config", "--unset", "core.attributesFile")
+    of_clone = workspace / ".git" / "info" / "attributes"
+    of_clone.write_text(f"# {attributes}\n*.ipynb filter=mine\n*.png binary\n")
+    with worktree("HEAD") as folder:
+        assert (folder / "params.yaml").read_bytes() == TEXT.encode()
+    of_clone.write_text(f"*.ipynb filter=mine\n{attributes}\n")
+    with pytest.raises(StorageError, match=r"info/attributes has .*; move that to .gitattributes"), worktree("HEAD"):
+        pass
     assert only_one_worktree(workspace)
 
 
-def test_a_temporary_folder_of_any_name_is_forgotten(
+@pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
+def test_a_sparse_clone_has_whole_worktrees(cone: str, workspace: Path) -> None:
+    Path("flows").mkdir()
+    Path("flows/one.py").write_text("")
+    commit(workspace, "Flows")
+    git(workspace, "sparse-checkout", "set", cone, "flows", ".dvc")
+    assert not Path("models").exists()
+    before = {path: path.read_bytes() for path in Path(".git").glob("config*")}
+    with worktree("HEAD") as folder:
+        assert (folder / "models" / "weights.bin").is_file()
+        assert output_of(["git", "status", "--porcelain"], folder) == ""
+    assert not Path("models").exists()
+    assert {path: path.read_bytes() for path in Path(".git").glob("config*")} == before
+    assert git(workspace, "status", "--porcelain") == ""
+    assert only_one_worktree(workspace)
+
+
+def test_a_temporary_folder_of_any_name_keeps_no_worktree(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "two\nlines").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "two\nlines"))
-    with worktree("HEAD"):
-        pass
+    place = tmp_path / "of two\nlines"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    with worktree("HEAD") as folder:
+        assert place in folder.parents
+        assert (folder / "params.yaml").read_text() == TEXT
     assert only_one_worktree(workspace)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -41,6 +43,31 @@ def test_a_full_disk_is_told_and_the_lock_file_closed(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "no space left to write work/lock" in result.stdout
     assert "free some and run again" in result.stdout
+
+
+HAND_ON = """
+import subprocess, sys, time
+from pathlib import Path
+from distar.locking import take_lock
+lock = take_lock(Path(sys.argv[1]))
+child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()], stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lock_that_a_killed_process_handed_on_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", HAND_ON, str(path)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        child = int(first.stdout.readline())
+        with pytest.raises(WorkDirectoryError, match=f"is held by process {first.pid}"):
+            take_lock(path)
+        first.kill()
+    with pytest.raises(WorkDirectoryError, match=f"process {first.pid}, which took it, is not on this machine"):
+        take_lock(path)
+    os.kill(child, signal.SIGKILL)
+    wait_for_lock(path, time.sleep).close()
 
 
 def test_who_waited_for_a_lock_file_that_was_removed_locks_the_one_that_stands_there(tmp_path: Path) -> None:

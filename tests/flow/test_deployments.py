@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from rich.console import Console
 
 from distar.__main__ import main as command
 from distar.errors import DistarError, ParameterError
@@ -17,6 +18,7 @@ from distar.shared_params import load_shared
 from flows import pipeline, promptset
 from flows.deployments import deployments, main
 from flows.retrain import make_plan
+from flows.server import tell
 from tests.miniature import edit
 
 SCHEDULE = {"cron": "30 2 * * *", "timezone": "Europe/Berlin", "jitter_seconds": 60}
@@ -99,6 +101,20 @@ def test_it_is_shown_where_releases_go(reproduced: Path, capsys: pytest.CaptureF
     assert pipeline.main(["--dry-run"]) == 0
     shown = re.sub(r"[\s│]", "", capsys.readouterr().out)  # a cell is folded
     assert f"thereleasegoestofile://published({published})" in shown
+
+
+def test_a_narrow_terminal_cuts_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(project / "params.yaml", "retrain", "watch", value=WATCH)
+    monkeypatch.setenv("COLUMNS", "30")
+    assert main(["serve", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "…" not in told
+    tell(Console(), 4200, 8333, f"distar:{'0' * 32}")
+    lines = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line]
+    assert f"distar:{'0' * 32}" in lines
+    assert "http://127.0.0.1:4200" in lines
 
 
 def test_publish_tells_where_before_it_publishes(reproduced: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -128,6 +129,13 @@ def test_no_server_is_told_in_one_line(url: str) -> None:
     refusal(url)
 
 
+def test_a_user_in_the_url_is_not_shown_and_not_mixed_with_the_string() -> None:
+    url = f"http://user:{SECRET}@127.0.0.1:1/api"
+    assert "PREFECT_API_URL is http://127.0.0.1:1/api, " in refusal(url)
+    with temporary_settings({PREFECT_API_AUTH_STRING: "another:string"}):
+        assert "take the user and the password out of PREFECT_API_URL" in refusal(url)
+
+
 def test_a_closed_port_is_told() -> None:
     assert "cannot be reached: [Errno 111] Connection refused" in refusal(f"http://127.0.0.1:{closed_port()}/api")
 
@@ -218,3 +226,113 @@ def test_a_process_tells_it_too(project: Path, module: str, url: str) -> None:
     assert ended.returncode == 1
     (told,) = ended.stderr.splitlines()
     assert "PREFECT_API_URL" in told
+
+
+TEMPORARY = """
+import sys
+from prefect import flow
+from prefect.settings import PREFECT_API_URL
+from flows.events import check_server
+from flows.exit_status import exit_status
+
+@flow
+def waits():
+    print(PREFECT_API_URL.value(), flush=True)
+    if sys.stdin.read() == "fail":
+        raise ValueError("as asked")
+
+def run():
+    check_server()
+    waits()
+
+sys.exit(exit_status("waits", run, "Wait again."))
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@contextmanager
+def waiting(home: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a flow that waits, with a temporary server, in a group as a terminal makes it; yield the server's URL."""
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    with subprocess.Popen(
+        [sys.executable, "-c", TEMPORARY],
+        env={**environment, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "INFO"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  no thread forks here
+    ) as flow:
+        try:
+            assert flow.stdout is not None
+            yield flow, flow.stdout.readline().strip()
+        finally:
+            flow.kill()
+
+
+def is_gone(url: str, seconds: float = 10) -> bool:
+    """Tell whether nothing listens any longer."""
+    host, port = url.removeprefix("http://").removesuffix("/api").split(":")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.socket() as one:
+            if one.connect_ex((host, int(port))):
+                return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("", 0), ("fail", 1), (signal.SIGINT, 130), (signal.SIGTERM, None), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_a_temporary_server_ends_with_its_flow(end: str | int, status: int | None, home: Path) -> None:
+    with waiting(home) as (flow, url):
+        assert not is_gone(url, 0.5)
+        if isinstance(end, str):
+            assert flow.stdin is not None
+            flow.stdin.write(end)
+            flow.stdin.close()
+        else:
+            os.killpg(flow.pid, end)  # as a terminal's Ctrl-C reaches all that is in the group
+        flow.wait(20)
+        assert flow.returncode == status or (status is None and flow.returncode)
+        assert is_gone(url)
+        if end == signal.SIGINT:
+            assert flow.stderr is not None
+            told = flow.stderr.read()
+            assert "Beginning flow run" in told
+            assert told.splitlines()[-1] == "waits: interrupted; what it had started has ended. Wait again."
+            assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("PREFECT_HOME", "/proc/1/x", "PREFECT_HOME is /proc/1/x, and Prefect's temporary server cannot write there"),
+        ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "garbage", "its database is that of {variable}"),
+        ("PREFECT_LOGGING_LEVEL", "garbage", "{variable}: Input should be"),
+        ("PREFECT_CLIENT_MAX_RETRIES", "many", "{variable}: Input should be"),
+        ("PREFECT_SERVER_EPHEMERAL_ENABLED", "maybe", "settings: {variable}: Input should be"),
+        ("PREFECT_PROFILES_PATH", "/proc", "Prefect's settings cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_at_once(variable: str, value: str, expected: str, tmp_path: Path) -> None:
+    environment = {name: one for name, one in os.environ.items() if name != "PREFECT_API_URL"}
+    run = "import sys; from flows.events import check_server; from flows.exit_status import exit_status; "
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{run}sys.exit(exit_status('flow', check_server))"],
+        env={**environment, "PREFECT_HOME": str(tmp_path), variable: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    (told,) = ended.stderr.splitlines()
+    assert expected.format(variable=variable) in told

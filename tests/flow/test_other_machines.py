@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from distar.__main__ import main
 from distar.release.releases import find, release_ids
 from distar.release.storage import open_store
 from flows.pipeline import main as pipeline
-from tests.miniature import edit, git, record_of, run_dvc
+from flows.retrain import main as retrain
+from tests.miniature import edit, git, record_of, run_dvc, with_pipeline
 
 CHANGE = ["--set", "train.reward_scale=0.5"]
 PROFILE = "profiles/mini.yaml"
@@ -35,6 +38,18 @@ def verified(capsys: pytest.CaptureFixture[str], release: str) -> list[dict[str,
     capsys.readouterr()
     main(["audit", "verify", release, "--json"])
     return [check for check in json.loads(capsys.readouterr().out)["checks"] if check["outcome"] == "gap"]
+
+
+@pytest.mark.parametrize("main", [pipeline, retrain])
+def test_a_branch_without_a_commit_is_told_before_prefect_begins(
+    main: Callable[[list[str]], int], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_pipeline(project)
+    shutil.rmtree(".git")
+    git(project, "init", "-q")
+    assert main([]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "there is no commit yet" in told
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 import flows.retrain
 from distar.__main__ import main
-from distar.errors import ParameterError
+from distar.errors import ParameterError, StorageError
 from distar.release.releases import find, history, move, read_alias, release_ids
 from distar.release.storage import open_store
 from flows.retrain import Outcome, retrain
@@ -244,4 +244,12 @@ def test_clone_of_another_owner_is_refused_in_gits_words(monkeypatch: pytest.Mon
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ParameterError, match="git says: fatal: detected dubious ownership in repository"):
+        flows.retrain.make_plan("HEAD", None, {}, "by hand")
+
+
+@pytest.mark.usefixtures("reproduced")
+def test_a_default_remote_that_is_defined_nowhere_is_refused_before_anything_begins() -> None:
+    with Path(".dvc/config.local").open("a") as config:
+        config.write("[core]\n    remote = nope\n")
+    with pytest.raises(StorageError, match="default remote is 'nope', which has no URL"):
         flows.retrain.make_plan("HEAD", None, {}, "by hand")

@@ -17,6 +17,7 @@ from prefect.states import State
 from prefect.testing.utilities import prefect_test_harness
 
 import flows.retrain
+from distar.errors import StorageError
 from distar.worktree import worktree
 from flows.remote import copy_remote, default_remote
 from tests.integration.conftest import SECRET_KEY, S3Server, client_of
@@ -139,3 +140,14 @@ def test_relative_paths_of_a_remote_are_the_workspace_s(workspace: Path, tmp_pat
     written = (tmp_path / "other" / ".dvc" / "config.local").read_text(encoding="utf-8")
     assert f"url = {workspace / 'store'}\n" in written
     assert 'password = "a,b\'c-é"\n' in written
+
+
+def test_a_default_remote_that_is_defined_nowhere_is_told(workspace: Path) -> None:
+    local = workspace / ".dvc" / "config.local"
+    local.write_text("[core]\n    remote = nope\n['remote \"team\"']\n    url = s3://pushed/dvc\n")
+    with pytest.raises(StorageError, match="default remote is 'nope', which has no URL; add it"):
+        default_remote(workspace)
+    local.write_text("[core]\n    remote = Team\n['remote \"team\"']\n    url = s3://pushed/dvc\n")
+    assert default_remote(workspace) == "Team"
+    local.unlink()
+    assert default_remote(workspace) is None

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -368,4 +369,9 @@ def test_nothing_is_left_of_a_server(server: Running, number: int, tmp_path: Pat
 def end(server: Running, number: int) -> None:
     os.kill(server.process.pid, number)
     assert server.process.wait(60) == (-number if number == signal.SIGKILL else 0)
+    if number == signal.SIGKILL:  # what still uses the data keeps others from it
+        command = [sys.executable, "-m", "flows.server"]
+        early = subprocess.run(command, cwd=server.project, capture_output=True, text=True, timeout=60, check=False)
+        assert early.returncode == 1
+        assert f"process {server.process.pid}, which took it, is not on this machine any longer" in early.stderr
     wait_for("all of it ends", lambda: not of_server(server.project))
