@@ -2,8 +2,10 @@
 
 import os
 import sys
+import tempfile
 from contextlib import redirect_stderr
 from io import StringIO
+from pathlib import Path
 from urllib.parse import urlsplit
 from warnings import catch_warnings, filterwarnings
 
@@ -15,11 +17,15 @@ from distar.secrets import without_secrets
 from flows.logs import redact_logs
 from flows.settings import refused_settings
 
-# Before Prefect is imported: its temporary server has 20 seconds to start, which a busy laptop does not make.
+# Before Prefect is imported: a temporary server has 20 seconds to start, which a busy laptop does not make.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 # For this process and for all that it starts: Prefect's temporary server, a hub or an S3 server on the loopback.
 os.environ.update(without_proxy(os.environ))
 
+try:
+    f"{Path.cwd()}{tempfile.gettempdir()}".encode()
+except UnicodeEncodeError:  # neither Prefect nor DVC can write such a name into their documents
+    sys.exit("the name of this folder, or of TMPDIR, is no UTF-8 to Python; set PYTHONUTF8=1, or rename the folder")
 try:  # Prefect would end in a traceback while it is imported, where nobody is there yet to tell of an error
     urlsplit(os.environ.get("PREFECT_API_URL", ""))
 except ValueError as error:

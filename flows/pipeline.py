@@ -5,7 +5,7 @@
     python -m flows.pipeline --set train.reward_scale=0.5 --dry-run
 
 DVC decides what is out of date; Prefect shows, times and retries. No server needs to be set up: without
-PREFECT_API_URL Prefect starts a temporary one.
+PREFECT_API_URL a temporary one is started.
 
 With --set the last commit is run in a git worktree of its own, up to the release, which is not published: the
 workspace is not touched, and what came out stays in DVC's cache. `python -m flows.retrain` publishes such a change.

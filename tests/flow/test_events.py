@@ -336,3 +336,16 @@ def test_settings_that_cannot_be_are_told_at_once(variable: str, value: str, exp
     assert ended.returncode == 1
     (told,) = ended.stderr.splitlines()
     assert expected.format(variable=variable) in told
+
+
+def test_a_folder_whose_name_python_cannot_read_is_told_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "grün 用户"
+    folder.mkdir()
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-c", "import flows"]
+    for environment, expected in ((plain, "set PYTHONUTF8=1, or rename the folder"), ({}, "")):
+        ended = subprocess.run(
+            command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        )
+        assert expected in ended.stderr
+        assert ended.stderr.count("\n") == ended.returncode == (1 if expected else 0)
