@@ -123,7 +123,7 @@ def test_what_an_alias_says_that_cannot_be_is_a_problem(tmp_path: Path, capsys: 
         "lost": (moved((None, ID, early)), "which is not in the store"),
         "back": (moved((None, one, "2026-01-02T00:00:00+00:00"), (one, two, early)), "before the move before it"),
         "ahead": (moved((None, one, "2999-01-01T00:00:00+00:00")), "in the future"),
-        "first": (moved((None, one, "0001-01-01T00:00:00+14:00")), "before the move before it"),
+        "first": (moved((None, one, "0001-01-01T00:00:00+14:00")), "expected a time with its zone"),
         "self": (moved((None, one, early), (one, one, late)), "ends where it begins"),
     }
     for name, (content, _) in aliases.items():

@@ -42,6 +42,7 @@ PRESENTATION = {
     "distar.locking",
     "distar.model_files",  # what it names is pinned in the lock file, a dependency
     "distar.paths",
+    "distar.printable",
     "distar.progress",
     "distar.secrets",
     "distar.stages",

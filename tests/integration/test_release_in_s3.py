@@ -99,7 +99,7 @@ def test_what_is_changed_in_the_bucket_is_named(
 def test_two_keys_may_sign_and_a_promotion_has_a_history(published: str, capsys: pytest.CaptureFixture[str]) -> None:
     generate_key(Path("auditor"))
     assert main(["release", "sign", "latest", "--key", "auditor"]) == 0
-    _, shown = asked(capsys, "audit", "show", "latest")
+    _, shown = asked(capsys, "audit", "show", "latest", "--key", "auditor.pub", "--key", "key.pub")
     assert len(shown["signed_by"]) == 2
     assert asked(capsys, "audit", "verify", "latest", "--key", "auditor.pub")[0] == 0
     assert main(["release", "promote", "latest", "champion", "--expect", "none"]) == 0
