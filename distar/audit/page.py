@@ -129,7 +129,7 @@ def write_html(page: Page, path: Path) -> None:
 def print_page(page: Page, console: Console | None = None) -> None:
     """Print the page; where a table is too wide for the terminal, its hashes are shortened to 16 digits.
 
-    Pictures and folded texts are told of, not shown; of long tables and texts the beginning is shown.
+    Images and folded texts are only mentioned. Long tables and texts are truncated.
     """
     console = console or Console()
     console.print(plain(page.title, "bold"))

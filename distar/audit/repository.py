@@ -211,7 +211,7 @@ def _portions(objects: Iterable[_Object]) -> Iterator[list[_Object]]:
 
 
 def _occurrences(content: bytes, md5s: Collection[str]) -> Counter[str]:
-    """Count how often each hash, or beginning of one, stands in a text."""
+    """Count the occurrences of each hash, or hash prefix, in a text."""
     whole: Counter[str] = Counter()
     for found in _MD5.finditer(content):
         whole[found[1].decode()] += 1
